@@ -1,0 +1,5 @@
+//! The cohort virtual machine monitor.
+
+pub mod machine;
+pub mod outcome;
+pub mod spec;

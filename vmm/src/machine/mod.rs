@@ -1,0 +1,3 @@
+//! One guest's machine: memory, processors, interrupts, devices.
+
+pub mod layout;

@@ -1,0 +1,92 @@
+//! How a guest ended: the one vocabulary of exit statuses, lab tables and `--outcome` files.
+
+use serde::{Deserialize, Serialize};
+
+/// How a guest ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "outcome")]
+pub enum Ending {
+    /// The guest's program ended and said so with this status.
+    Exited {
+        /// The status, as an exit status carries it.
+        status: u8,
+    },
+    /// A signal ended the guest's program, or told cohort to stop the guest.
+    Signaled {
+        /// The signal's number.
+        signal: u8,
+    },
+    /// The guest switched its machine off.
+    Poweroff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest's kernel reported a panic.
+    Panic,
+    /// Triple fault, internal error of the virtual CPU: the guest cannot go on.
+    Crash,
+    /// The guest ran longer than it was given.
+    Timeout,
+    /// cohort or the host failed; the guest may be blameless.
+    VmmError,
+}
+
+impl Ending {
+    /// The exit status of `cohort run` for a guest that ended this way.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Ending::Exited { status } => status,
+            Ending::Signaled { signal } => 128u8.saturating_add(signal),
+            Ending::Poweroff => 0,
+            Ending::Reset => 32,
+            Ending::Crash => 33,
+            Ending::Panic => 34,
+            Ending::Timeout => 124,
+            Ending::VmmError => 125,
+        }
+    }
+
+    /// The word that labs and JSON use for this ending.
+    pub fn word(self) -> &'static str {
+        match self {
+            Ending::Exited { .. } => "exited",
+            Ending::Signaled { .. } => "signaled",
+            Ending::Poweroff => "poweroff",
+            Ending::Reset => "reset",
+            Ending::Panic => "panic",
+            Ending::Crash => "crash",
+            Ending::Timeout => "timeout",
+            Ending::VmmError => "vmm-error",
+        }
+    }
+}
+
+/// The authoritative account of one guest's run, as `--outcome` writes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The guest's name.
+    pub name: String,
+    /// How it ended.
+    #[serde(flatten)]
+    pub ending: Ending,
+    /// Why, in one sentence, where there is more to say than the ending does.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<String>,
+    /// What to do about it, where cohort knows.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub help: Option<String>,
+    /// Time from the start of the run to its end, in milliseconds.
+    pub wall_ms: u64,
+    /// Processor time of the guest's process, user and system, in milliseconds.
+    pub cpu_ms: u64,
+    /// Host memory held at the end, in KiB.
+    pub memory: MemoryUse,
+}
+
+/// Host memory of a guest's process, in KiB, from the host's own counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryUse {
+    /// Largest resident set (`ru_maxrss`).
+    pub peak_rss_kib: u64,
+    /// Proportional set size at the end (`smaps_rollup`); 0 when the host does not tell.
+    pub pss_kib: u64,
+}

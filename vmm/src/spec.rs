@@ -1,0 +1,95 @@
+//! What one guest is made of: the configuration that a front end (`cohort run`, a lab) hands to
+//! [`crate::machine::run`], in this process or, as JSON on a descriptor, to a guest process.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// A guest, completely described. Paths are absolute or relative to the working directory;
+/// front ends resolve them before they get here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VmSpec {
+    /// The name by which messages, files and reports call this guest.
+    pub name: String,
+    /// What the guest boots.
+    pub kernel: KernelSource,
+    /// Initial RAM disk, Linux guests only.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line; for the built-in guest, its script.
+    pub cmdline: String,
+    /// Guest memory in bytes, a multiple of 4 KiB.
+    pub memory: u64,
+    /// Virtual CPUs, 1 to 64.
+    pub cpus: u8,
+    /// CPU features to hide from the guest, by the names `/proc/cpuinfo` gives them.
+    pub cpu_mask: Vec<String>,
+    /// Block devices, in the order in which the guest finds them.
+    pub disks: Vec<DiskSpec>,
+    /// Where input goes when the console has any.
+    pub input: ConsoleInput,
+    /// The guest is stopped, with outcome `timeout`, when it has run this long.
+    pub timeout: Option<Duration>,
+}
+
+/// Where a guest's kernel comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KernelSource {
+    /// The guest that is part of this binary.
+    Builtin,
+    /// An ELF vmlinux or a bzImage.
+    Path(PathBuf),
+}
+
+/// One virtio-blk device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DiskSpec {
+    /// What the disk's bytes are kept in.
+    pub source: DiskSource,
+    /// The guest may not write.
+    pub read_only: bool,
+    /// Bypass the host's page cache (`O_DIRECT`).
+    pub direct: bool,
+    /// The serial string the guest reads, at most 20 bytes of ASCII.
+    pub serial: Option<String>,
+    /// Request queues; by default one for each virtual CPU, at most 8.
+    pub queues: Option<u16>,
+    /// How requests reach the host.
+    pub engine: EngineChoice,
+}
+
+/// What a disk's bytes are kept in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskSource {
+    /// A raw image file or block device.
+    Path(PathBuf),
+    /// A disk of this many bytes that starts as zeroes and is gone with the guest. It never has
+    /// a name in the file system, so nothing is left behind however the guest ends.
+    Scratch(u64),
+}
+
+/// How requests reach the host's kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineChoice {
+    /// io_uring where the host permits it, else positional reads and writes.
+    #[default]
+    Auto,
+    /// io_uring, or an error.
+    IoUring,
+    /// `preadv2` and `pwritev2` in the queue's own thread.
+    Positional,
+}
+
+/// Which device hands console input to the guest. Output of both goes to the console.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConsoleInput {
+    /// The 8250 serial port (`ttyS0`).
+    #[default]
+    Serial,
+    /// The virtio console (`hvc0`).
+    Hvc,
+}
