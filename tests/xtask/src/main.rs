@@ -1,2 +1,86 @@
-//! Tasks.
-fn main() {}
+//! `cargo xtask`: everything a contributor runs beside `cargo` itself.
+//!
+//! ```text
+//! cargo xtask setup                    install the Debian packages that tests and nested runs need
+//! cargo xtask nested -- COHORT-ARGS    run cohort on hardware KVM inside QEMU's TCG
+//! cargo xtask test                     formatting, lints, documentation, every test
+//! cargo xtask lint                     the project's own rules about its sources
+//! ```
+//!
+//! What is fetched or made lives in `$XDG_CACHE_HOME/cohort-xtask` (or `~/.cache/cohort-xtask`),
+//! keyed by version or content; it may be deleted at any time.
+
+mod cache;
+mod debian;
+mod guest_files;
+mod lint;
+mod nested;
+mod outer;
+mod setup;
+mod stage;
+mod suite;
+mod tool;
+mod workspace;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Tasks of the cohort workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install the Debian packages that tests and nested runs need, or print the command.
+    Setup,
+    /// Run cohort in a machine of its own that has hardware KVM, emulated by QEMU's TCG.
+    Nested {
+        /// Give up after this many minutes.
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Arguments of cohort; host files that they name are carried into the machine.
+        #[arg(last = true, required = true)]
+        arguments: Vec<String>,
+    },
+    /// Check formatting, lints and documentation and run every test; ends with the totals.
+    Test(suite::Options),
+    /// Check the project's own rules about its sources.
+    Lint,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  cause: {cause}");
+            }
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Task::Nested { minutes, arguments } => {
+            setup::run()?;
+            let limit = Duration::from_secs(minutes.saturating_mul(60));
+            nested::run(&arguments, limit).map(ExitCode::from)
+        }
+        Task::Test(options) => suite::run(&options),
+        Task::Lint => {
+            let findings = lint::check(&workspace::root())?;
+            findings.iter().for_each(|finding| eprintln!("{finding}"));
+            Ok(if lint::passes(&findings) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! What Debian guests boot from: the packaged kernel, an initrd of busybox and the kernel's own
+//! modules, and a root file system.
+
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use cohort_tests::cpio::Archive;
+
+use crate::cache::Cache;
+use crate::debian::Kernel;
+use crate::stage::{Stage, make_ext4};
+use crate::tool;
+use crate::workspace;
+
+/// The drivers of cohort's devices, and a file system.
+const MODULES: &[&str] =
+    &["virtio_pci", "virtio_blk", "virtio-rng", "virtio_console", "pvpanic-mmio"];
+const BUSYBOX: &str = "/bin/busybox";
+/// Size of the root file system's image.
+const ROOT_SIZE: u64 = 64 << 20;
+/// The folder, beside the labs, in which the outer machine has these files.
+const BESIDE_LABS: &str = "debian";
+
+/// Prepared files, in the cache.
+pub(crate) struct GuestFiles {
+    /// The packaged bzImage.
+    kernel: PathBuf,
+    /// Busybox, modules, and `resources/init/initrd-init.sh` as `/init`.
+    initrd: PathBuf,
+    /// An ext4 image with busybox and the lab's checks as `/sbin/init`.
+    root: PathBuf,
+}
+
+/// Makes what is not there yet.
+pub(crate) fn prepare(cache: &Cache, kernel: &Kernel) -> Result<GuestFiles> {
+    let init = workspace::root().join("resources/init");
+    let busybox = fs::read(BUSYBOX).context(BUSYBOX)?;
+    let initrd_init = fs::read(init.join("initrd.sh"))?;
+    let root_init = fs::read(init.join("debian-checks.sh"))?;
+
+    let guest_exit = guest_exit(cache, &init.join("guest-exit.rs"))?;
+    let guest_exit_bytes = fs::read(&guest_exit)?;
+
+    let initrd_parts = [kernel.key.as_bytes(), &busybox, &initrd_init, &guest_exit_bytes];
+    let initrd_key = key("initrd", &initrd_parts);
+    let initrd = cache.entry(&initrd_key, |into| {
+        let mut archive = Archive::new();
+        archive.file("init", 0o755, &initrd_init)?;
+        archive.file("bin/busybox", 0o755, &busybox)?;
+        archive.file("bin/guest-exit", 0o755, &guest_exit_bytes)?;
+        let mut order = String::new();
+        for module in kernel.modules(MODULES)? {
+            archive.file(&format!("modules/{}", module.file_name), 0o644, &module.content)?;
+            order.push_str(&module.file_name);
+            order.push('\n');
+        }
+        archive.file("modules/order", 0o644, order.as_bytes())?;
+        Ok(fs::write(into.join("initrd"), archive.finish()?)?)
+    })?;
+
+    let root_key = key("root", &[&busybox, &root_init, &guest_exit_bytes]);
+    let root = cache.entry(&root_key, |into| {
+        let tree = into.join("tree");
+        for folder in ["bin", "sbin", "proc", "sys", "dev", "tmp"] {
+            fs::create_dir_all(tree.join(folder))?;
+        }
+        fs::copy(BUSYBOX, tree.join("bin/busybox"))?;
+        fs::copy(&guest_exit, tree.join("bin/guest-exit"))?;
+        for applet in tool::output(tool::tool(BUSYBOX).arg("--list"))?.lines() {
+            let link = tree.join("bin").join(applet);
+            if !link.exists() {
+                std::os::unix::fs::symlink("busybox", link)?;
+            }
+        }
+        let script = tree.join("sbin/init");
+        fs::copy(init.join("debian-checks.sh"), &script)?;
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        let image = into.join("root.ext4");
+        File::create(&image)?.set_len(ROOT_SIZE)?;
+        make_ext4(&tree, &image)?;
+        Ok(fs::remove_dir_all(&tree)?)
+    })?;
+    Ok(GuestFiles {
+        kernel: kernel.image.clone(),
+        initrd: initrd.join("initrd"),
+        root: root.join("root.ext4"),
+    })
+}
+
+impl GuestFiles {
+    /// Puts the files where `resources/labs/debian.toml` looks for them, a root image for each of
+    /// its guests.
+    pub(crate) fn stage_beside_labs(&self, stage: &mut Stage, labs: &Path) -> Result<()> {
+        let folder = labs.join(BESIDE_LABS);
+        stage.file(&self.kernel, &folder.join("vmlinuz"))?;
+        stage.file(&self.initrd, &folder.join("initrd"))?;
+        stage.file(&self.root, &folder.join("root-0.ext4"))?;
+        stage.file(&self.root, &folder.join("root-1.ext4"))
+    }
+
+    /// Puts the files into a folder, under the names by which tests know them.
+    pub(crate) fn stage_in(&self, stage: &mut Stage, folder: &Path) -> Result<()> {
+        stage.file(&self.kernel, &folder.join("vmlinuz"))?;
+        stage.file(&self.initrd, &folder.join("initrd"))
+    }
+}
+
+/// Compiles the program with which a Linux guest ends with a status of its own.
+fn guest_exit(cache: &Cache, source: &Path) -> Result<PathBuf> {
+    let folder = cache.entry(&key("guest-exit", &[&fs::read(source)?]), |into| {
+        let compiler = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
+        tool::quiet(
+            tool::tool(&compiler)
+                .args(["--edition=2024", "-Dwarnings", "-Cpanic=abort", "-Copt-level=s"])
+                .args(["-Crelocation-model=static", "-Cstrip=symbols", "-Clink-arg=-static"])
+                .args(["-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib", "-Clink-arg=-no-pie"])
+                .arg("-o")
+                .args([&into.join("guest-exit"), source]),
+        )
+    })?;
+    Ok(folder.join("guest-exit"))
+}
+
+/// A cache key: a word and the digest of everything that the thing is made from.
+fn key(word: &str, inputs: &[&[u8]]) -> String {
+    let mut digest = blake3::Hasher::new();
+    for input in inputs {
+        digest.update(blake3::hash(input).as_bytes());
+    }
+    format!("{word}-{}", &digest.finalize().to_hex()[..16])
+}

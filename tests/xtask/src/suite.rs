@@ -1,0 +1,122 @@
+//! `cargo xtask test`: every check there is, and a last line with the totals.
+
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::{lint, setup, tool, workspace};
+
+mod batch;
+mod tally;
+
+use tally::Tally;
+
+/// What to leave out.
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Leave out the tests on nested hardware KVM.
+    #[arg(long)]
+    skip_nested: bool,
+    /// Leave out formatting, lints and documentation.
+    #[arg(long)]
+    skip_checks: bool,
+}
+
+/// Runs everything, going on after failures, and ends with `N passed, N failed`.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let mut suite = Suite { total: Tally::default(), times: Vec::new() };
+    suite.check("setup", setup::run);
+    if !options.skip_checks {
+        suite.check("format", || tool::shown(workspace::cargo().args(["fmt", "--all", "--check"])));
+        suite.check("source rules", source_rules);
+        suite.check("clippy", || {
+            let mut clippy = workspace::cargo();
+            clippy.args(["clippy", "--quiet", "--workspace", "--all-targets", "--"]);
+            tool::shown(clippy.args(["-D", "warnings"]))
+        });
+        suite.check("documentation", || {
+            let mut doc = workspace::cargo();
+            doc.args(["doc", "--quiet", "--workspace", "--no-deps"]);
+            tool::shown(doc.env("RUSTDOCFLAGS", "-Dwarnings"))
+        });
+    }
+    let mut build = workspace::cargo();
+    build.args(["build", "--quiet", "--package", "cohort"]);
+    if suite.check("build", || tool::shown(&mut build)) {
+        let binary = workspace::target()?.join("debug/cohort");
+        suite.tests("unit and integration tests", || {
+            tally::of_tests(test_runner().env("COHORT_BIN", &binary))
+        });
+        suite.tests("documentation tests", || {
+            tally::of_tests(workspace::cargo().args(["test", "--quiet", "--workspace", "--doc"]))
+        });
+        if !options.skip_nested {
+            suite.tests("nested tests", batch::run);
+        }
+    }
+    Ok(suite.finish())
+}
+
+/// cargo-nextest where it is installed: each test has its own process and time limit.
+fn test_runner() -> Command {
+    let mut nextest = workspace::cargo();
+    let found = tool::quiet(nextest.args(["nextest", "--version"])).is_ok();
+    let mut runner = workspace::cargo();
+    if found {
+        runner.args(["nextest", "run", "--workspace", "--color=never"]);
+    } else {
+        runner.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]);
+    }
+    runner
+}
+
+fn source_rules() -> Result<()> {
+    let findings = lint::check(&workspace::root())?;
+    findings.iter().for_each(|finding| eprintln!("{finding}"));
+    if !lint::passes(&findings) {
+        bail!("source rules are broken");
+    }
+    Ok(())
+}
+
+struct Suite {
+    total: Tally,
+    times: Vec<(&'static str, Duration, Tally)>,
+}
+
+impl Suite {
+    /// Runs a step that counts as one check; says whether it passed.
+    fn check(&mut self, name: &'static str, step: impl FnOnce() -> Result<()>) -> bool {
+        self.tests(name, || step().map(|()| Tally::one_passed()))
+    }
+
+    /// Runs a step that counts its own tests; says whether all passed.
+    fn tests(&mut self, name: &'static str, step: impl FnOnce() -> Result<Tally>) -> bool {
+        eprintln!("== {name}");
+        let start = Instant::now();
+        let tally = step().unwrap_or_else(|error| {
+            eprintln!("{name}: {error:#}");
+            Tally::one_failed(name)
+        });
+        let passed = tally.failed.is_empty();
+        self.total.add(&tally);
+        self.times.push((name, start.elapsed(), tally));
+        passed
+    }
+
+    fn finish(self) -> ExitCode {
+        println!();
+        for (name, time, tally) in &self.times {
+            let failed = tally.failed.len();
+            let seconds = time.as_secs_f64();
+            println!("{name:<28} {:>5} passed {failed:>4} failed {seconds:>8.1} s", tally.passed);
+        }
+        for failure in &self.total.failed {
+            println!("failed: {failure}");
+        }
+        println!("{} passed, {} failed", self.total.passed, self.total.failed.len());
+        if self.total.failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+}
