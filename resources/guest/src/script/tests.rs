@@ -1,0 +1,97 @@
+extern crate std;
+
+use super::*;
+use proptest::prelude::*;
+use std::format;
+use std::string::{String, ToString};
+use std::vec::Vec;
+
+fn commands(text: &str) -> Vec<Command<'_>> {
+    Script::new(text).map(|command| command.expect("a good script")).collect()
+}
+
+fn mistake(text: &str) -> String {
+    Script::new(text).check().expect_err("a bad script").to_string()
+}
+
+#[test]
+fn commands_are_separated_by_semicolons() {
+    let all = commands(" ;poweroff; reset;;panic ;triple-fault;hang; ");
+    let expected =
+        [Command::PowerOff, Command::Reset, Command::Panic, Command::TripleFault, Command::Hang];
+    assert_eq!(all, expected);
+    assert_eq!(commands(""), []);
+}
+
+#[test]
+fn text_goes_to_the_semicolon_and_quotes_hide_it() {
+    let all = commands("print  hello  world ; print \"a; {b}\" c; print");
+    let lines: Vec<String> = all
+        .iter()
+        .map(|command| match command {
+            Command::Print(text) => text.to_string(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(lines, ["hello  world", "a; {b} c", ""]);
+}
+
+#[test]
+fn blocks_nest_and_are_counted() {
+    let all = commands("repeat 2 { print a; repeat 0x3 { print b } }; exit 9");
+    let [Command::Repeat { count: 2, body }, Command::Exit(9)] = all[..] else {
+        panic!("{all:?}");
+    };
+    let body: Vec<_> = body.flatten().collect();
+    assert!(matches!(body[..], [Command::Print(_), Command::Repeat { count: 3, .. }]));
+    let late = mistake("repeat 2 { print a; repeat 3 { print b } }; print c; exti");
+    assert!(late.starts_with("script error: command 6, column 54:"), "{late}");
+}
+
+#[test]
+fn mistakes_say_where_and_what() {
+    let cases = [
+        ("print a; bogus 3", "command 2, column 10: there is no command \"bogus\""),
+        ("exit 256", "command 1, column 6: STATUS is \"256\", must be a number from 0 to 255"),
+        ("exit", "command 1, column 1: STATUS is missing: a number from 0 to 255"),
+        ("exit 1 2", "command 1, column 8: \"2\" is one argument too many"),
+        ("exit 1 x=2", "command 1, column 8: there is no x= here"),
+        (
+            "sleep 5",
+            "command 1, column 7: DURATION is \"5\", must be a duration such as 500ms or 2s",
+        ),
+        ("print \"a", "command 1, column 7: this quotation mark is never closed"),
+        ("print é; print {", "command 2, column 16: this block is never closed with }"),
+        ("exit }", "command 1, column 6: a brace has no place here; in text, quote it"),
+        ("print x { exit 1 }", "command 1, column 1: this command takes no block"),
+        ("repeat 2", "command 1, column 1: a block in braces must follow"),
+        ("repeat 2 { hang } hang", "command 1, column 19: after a block comes ; or the end"),
+        ("hang; repeat 1 { hang; exti }", "command 4, column 24: there is no command \"exti\""),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(mistake(text), format!("script error: {expected}"), "{text}");
+    }
+}
+
+#[test]
+fn nesting_has_a_limit() {
+    let deep = |levels| format!("{}hang{}", "repeat 1 {".repeat(levels), "}".repeat(levels));
+    assert_eq!(Script::new(&deep(8)).check(), Ok(()));
+    assert!(mistake(&deep(9)).contains("nested too deeply"));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic_or_run_for_ever(text in "([a-z.0-9=\" ;{}é-]|repeat 1 |print ){0,60}") {
+        let _ = Script::new(&text).check();
+        let yielded = Script::new(&text).count();
+        prop_assert!(yielded <= text.len());
+    }
+
+    #[test]
+    fn what_was_checked_iterates_without_mistakes(text in "(print a|exit 1|hang|repeat 2 \\{|\\}|;){0,30}") {
+        if Script::new(&text).check().is_ok() {
+            prop_assert!(Script::new(&text).all(|command| command.is_ok()));
+        }
+    }
+}
