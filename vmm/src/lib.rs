@@ -1,5 +1,6 @@
 //! The cohort virtual machine monitor.
 
+pub mod bench;
 pub mod kernel;
 pub mod machine;
 pub mod outcome;
