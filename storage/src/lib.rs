@@ -1,1 +1,52 @@
-//! Disks.
+//! Disks of guests. **A layer only answers where bytes are; one engine moves them.**
+//!
+//! ```text
+//!  device ──► DiskQueue::submit ──► DiskState::check      in range? aligned? writable?   disk.rs
+//!                 │
+//!                 ├──► Chain::resolve_read / _write / _erase                             chain.rs
+//!                 │        └──► Layer: extents (where bytes are), steps (what to do)     formats/
+//!                 │
+//!                 ├──► BackingFile::read_cached / write_cached                           file.rs
+//!                 │        └──► bytes in the page cache move at once, in this thread
+//!                 │
+//!                 ├──► Engine::start (Transfer: file, offset, memory)                    engine/
+//!                 │        └──► io_uring: one io_uring_enter for a batch, by poll
+//!                 │             positional: preadv2, pwritev2 at once
+//!  device ──► DiskQueue::poll ──► recovery::next          short? refused? failed?        queue/recovery.rs
+//!                 │
+//!                 └──► Chain::finish ──► the answer, exactly once
+//! ```
+//!
+//! A [`Disk`] is opened once and shared; each thread has its own [`DiskQueue`]. A [`DiskRequest`]
+//! is checked when it is submitted and trusted from there on. Its memory ([`Buffers`]) is pinned
+//! until the kernel is through with it, whatever becomes of queue and device.
+//!
+//! What each part is for, one guest write followed through it: `docs/io-path.md`.
+//!
+//! This crate knows neither KVM nor virtio. `unsafe` is found in `engine/`, which talks to the
+//! kernel, and in `buffers.rs`, which holds addresses in guest memory; formats forbid it.
+
+pub mod layer;
+
+mod buffers;
+mod chain;
+mod disk;
+mod engine;
+mod error;
+mod file;
+mod formats;
+mod limits;
+mod lock;
+mod queue;
+mod request;
+mod transfer;
+mod units;
+
+pub use buffers::{AlignedBuffer, Buffers, Owner};
+pub use disk::{Disk, DiskOptions, EngineChoice};
+pub use error::{DiskError, IoError};
+pub use limits::Limits;
+pub use lock::Holder;
+pub use queue::{Answer, DiskQueue};
+pub use request::{DiskRequest, Operation};
+pub use units::{Bytes, DiskRange, FileOffset, SECTOR};

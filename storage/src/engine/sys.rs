@@ -1,0 +1,174 @@
+//! System calls the standard library does not offer, as safe functions.
+
+use std::ffi::c_int;
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd};
+
+use crate::buffers::Buffers;
+
+/// Pieces that one system call takes (`UIO_MAXIOV`); more are left for the next.
+pub(crate) const PIECES_MAX: usize = 1024;
+
+/// How long a transfer may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Until it is done.
+    Wait,
+    /// `RWF_NOWAIT`: fail with `EAGAIN` rather than wait for a device.
+    NoWait,
+}
+
+impl Patience {
+    fn flags(self) -> c_int {
+        match self {
+            Patience::Wait => 0,
+            Patience::NoWait => libc::RWF_NOWAIT,
+        }
+    }
+}
+
+fn offset(at: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(at).map_err(|_| io::Error::from_raw_os_error(libc::EOVERFLOW))
+}
+
+/// Pointer and number of the pieces for one system call.
+pub(crate) fn pieces(data: &Buffers) -> (*const libc::iovec, u32) {
+    let pieces = data.iovecs();
+    #[expect(clippy::cast_possible_truncation, reason = "at most PIECES_MAX")]
+    let count = pieces.len().min(PIECES_MAX) as u32;
+    (pieces.as_ptr(), count)
+}
+
+/// Turns the kernel's -1 into the error behind it.
+fn check(result: isize) -> io::Result<u64> {
+    u64::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Fills the first bytes of `data` from `file`; says how many.
+pub(crate) fn read(file: &File, data: &Buffers, at: u64, patience: Patience) -> io::Result<u64> {
+    let (start, count) = pieces(data);
+    // SAFETY: the pieces are valid for as long as `data`, which outlives the call.
+    check(unsafe {
+        libc::preadv2(file.as_raw_fd(), start, count as c_int, offset(at)?, patience.flags())
+    })
+}
+
+/// Writes the first bytes of `data` to `file`; says how many.
+pub(crate) fn write(file: &File, data: &Buffers, at: u64, patience: Patience) -> io::Result<u64> {
+    let (start, count) = pieces(data);
+    // SAFETY: the pieces are valid for as long as `data`, which outlives the call.
+    check(unsafe {
+        libc::pwritev2(file.as_raw_fd(), start, count as c_int, offset(at)?, patience.flags())
+    })
+}
+
+/// `fallocate(2)`.
+pub(crate) fn fallocate(file: &File, mode: c_int, at: u64, len: u64) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset(at)?, offset(len)?) } as isize)
+        .map(drop)
+}
+
+/// Tells a block device that a range is not needed (`BLKDISCARD`, linux/fs.h).
+pub(crate) fn discard_blocks(file: &File, at: u64, len: u64) -> io::Result<()> {
+    /// `_IO(0x12, 119)`
+    const BLKDISCARD: libc::c_ulong = 0x1277;
+    let range = [at, len];
+    // SAFETY: the request reads two 64-bit numbers, which outlive the call.
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKDISCARD as _, range.as_ptr()) } as isize)
+        .map(drop)
+}
+
+/// The logical block size of a block device in bytes.
+pub(crate) fn block_size(device: &File) -> io::Result<u32> {
+    let mut size: c_int = 0;
+    // SAFETY: the request writes one `int`, which outlives the call.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), libc::BLKSSZGET as _, &raw mut size) } as isize)?;
+    u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// What `O_DIRECT` transfers of `file` must be aligned to, address and offset, in bytes;
+/// `Ok(None)` when the kernel does not say. Zeroes mean that it refuses such transfers.
+pub(crate) fn direct_alignment(file: &File) -> io::Result<Option<(u32, u32)>> {
+    let mut facts = MaybeUninit::<libc::statx>::zeroed();
+    // SAFETY: the path is an empty C string, and the kernel writes one `statx`, which outlives
+    // the call and may be all zero.
+    let facts = unsafe {
+        let (fd, flags) = (file.as_raw_fd(), libc::AT_EMPTY_PATH);
+        check(
+            libc::statx(fd, c"".as_ptr(), flags, libc::STATX_DIOALIGN, facts.as_mut_ptr()) as isize
+        )?;
+        facts.assume_init()
+    };
+    Ok((facts.stx_mask & libc::STATX_DIOALIGN != 0)
+        .then_some((facts.stx_dio_mem_align, facts.stx_dio_offset_align)))
+}
+
+/// Whether the file's bytes are kept in memory only, so that no transfer waits for a device.
+pub(crate) fn is_in_memory(file: &File) -> io::Result<bool> {
+    let mut facts = MaybeUninit::<libc::statfs>::zeroed();
+    // SAFETY: the kernel writes one `statfs`, which outlives the call and may be all zero.
+    let facts = unsafe {
+        check(libc::fstatfs(file.as_raw_fd(), facts.as_mut_ptr()) as isize)?;
+        facts.assume_init()
+    };
+    /// linux/magic.h
+    const RAMFS_MAGIC: i64 = 0x8584_58f6;
+    Ok([libc::TMPFS_MAGIC, libc::HUGETLBFS_MAGIC, RAMFS_MAGIC].contains(&facts.f_type))
+}
+
+/// A file without a name, in memory.
+pub(crate) fn memory_file() -> io::Result<File> {
+    // SAFETY: the name is a C string; no other memory is passed.
+    let fd = check(
+        unsafe { libc::memfd_create(c"cohort-scratch".as_ptr(), libc::MFD_CLOEXEC) } as isize
+    )?;
+    let fd = c_int::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: a descriptor just opened, which nobody else knows.
+    Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Kinds of a record lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LockKind {
+    /// Others may hold it too.
+    Shared,
+    /// Only one may hold it.
+    Exclusive,
+    /// None.
+    Unlock,
+}
+
+fn record_lock(kind: LockKind, start: u64, len: u64) -> io::Result<libc::flock> {
+    let kind = match kind {
+        LockKind::Shared => libc::F_RDLCK,
+        LockKind::Exclusive => libc::F_WRLCK,
+        LockKind::Unlock => libc::F_UNLCK,
+    };
+    // SAFETY: `flock` is plain numbers, for which zeroes are valid.
+    let mut lock: libc::flock = unsafe { MaybeUninit::zeroed().assume_init() };
+    lock.l_type = libc::c_short::try_from(kind).unwrap_or_default();
+    lock.l_whence = libc::c_short::try_from(libc::SEEK_SET).unwrap_or_default();
+    lock.l_start = offset(start)?;
+    lock.l_len = offset(len)?;
+    Ok(lock)
+}
+
+/// Sets or removes a record lock that belongs to the open file, not to the process
+/// (`F_OFD_SETLK`); never waits.
+pub(crate) fn set_lock(file: &File, kind: LockKind, start: u64, len: u64) -> io::Result<()> {
+    let lock = record_lock(kind, start, len)?;
+    // SAFETY: the kernel reads one `flock`, which outlives the call.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_SETLK, &raw const lock) } as isize)
+        .map(drop)
+}
+
+/// Whether another open file's lock would keep this one from an exclusive lock (`F_OFD_GETLK`).
+pub(crate) fn is_locked_by_other(file: &File, start: u64, len: u64) -> io::Result<bool> {
+    let mut lock = record_lock(LockKind::Exclusive, start, len)?;
+    // SAFETY: the kernel reads and writes one `flock`, which outlives the call.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } as isize)?;
+    Ok(c_int::from(lock.l_type) != libc::F_UNLCK)
+}

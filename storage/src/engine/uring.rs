@@ -1,0 +1,209 @@
+//! The io_uring engine: one ring per queue, the disk's files registered with it.
+//!
+//! Transfers are put into the submission queue as they are started and given to the kernel by one
+//! `io_uring_enter` for all of them ([`Engine::kick`]). Completions are read from shared memory.
+//! The ring's own descriptor is readable when there are any, so nobody has to write or clear an
+//! eventfd.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::thread;
+
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
+
+use super::{Engine, Finished, sys};
+use crate::file::BackingFile;
+use crate::transfer::{Action, Transfer};
+
+/// Bytes that one transfer asks the kernel for at most (it moves 2 GiB - 4 KiB itself).
+const CALL_MAX: usize = 1 << 30;
+
+/// Whether a ring can be made here and knows the operations.
+pub(super) fn probe() -> io::Result<()> {
+    let ring = IoUring::new(2)?;
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    let needed = [
+        opcode::Read::CODE,
+        opcode::Write::CODE,
+        opcode::Readv::CODE,
+        opcode::Writev::CODE,
+        opcode::Fsync::CODE,
+        opcode::Fallocate::CODE,
+    ];
+    // Without NODROP, the kernel would lose completions when more are due than the ring holds.
+    if needed.iter().all(|&code| probe.is_supported(code)) && ring.params().is_feature_nodrop() {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::Unsupported, "the kernel's io_uring is too old"))
+    }
+}
+
+/// A ring and the transfers that the kernel works on.
+pub(crate) struct Uring {
+    ring: IoUring,
+    /// By the number that entries and completions carry.
+    flying: Vec<Option<Box<Transfer>>>,
+    free: Vec<usize>,
+    /// Entries that the kernel has not been told of.
+    queued: usize,
+}
+
+impl Uring {
+    /// A ring with room for `depth` entries between two kicks.
+    pub(super) fn new(files: &[BackingFile], depth: u16) -> io::Result<Uring> {
+        let entries = u32::from(depth.clamp(8, 4096));
+        // The kernel need not interrupt this thread for each completion: the thread looks itself.
+        let ring = IoUring::builder()
+            .dontfork()
+            .setup_clamp()
+            .setup_submit_all()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .build(entries)
+            .or_else(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => IoUring::builder().dontfork().setup_clamp().build(entries),
+                _ => Err(error),
+            })?;
+        let fds: Vec<RawFd> = files.iter().map(|file| file.file().as_raw_fd()).collect();
+        ring.submitter().register_files(&fds)?;
+        Ok(Uring { ring, flying: Vec::new(), free: Vec::new(), queued: 0 })
+    }
+
+    /// Transfers that were started and not given back.
+    fn under_way(&self) -> usize {
+        self.flying.len() - self.free.len()
+    }
+
+    /// Calls `io_uring_enter`, telling the kernel of queued entries; waits for `want`
+    /// completions. Temporary lack of resources shows as fewer entries taken.
+    fn enter(&mut self, want: usize) {
+        match self.ring.submitter().submit_and_wait(want) {
+            Ok(taken) => self.queued = self.queued.saturating_sub(taken),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => {}
+                // Entries stay queued and their memory pinned: a later call tries again.
+                _ => tracing::error!(%error, "io_uring_enter failed"),
+            },
+        }
+    }
+}
+
+/// The submission queue entry for one system call's worth of `transfer`.
+fn entry(transfer: &Transfer) -> squeue::Entry {
+    let file = types::Fixed(u32::from(transfer.file().0));
+    let at = transfer.at();
+    let single = match transfer.window().iovecs() {
+        [piece] => Some((piece.iov_base.cast::<u8>(), piece.iov_len.min(CALL_MAX))),
+        _ => None,
+    };
+    #[expect(clippy::cast_possible_truncation, reason = "at most CALL_MAX")]
+    let single = single.map(|(start, len)| (start, len as u32));
+    let (start, count) = sys::pieces(transfer.window());
+    match (transfer.action(), single) {
+        (Action::Read, Some((start, len))) => {
+            opcode::Read::new(file, start, len).offset(at).build()
+        }
+        (Action::Read, None) => opcode::Readv::new(file, start, count).offset(at).build(),
+        (Action::Write, Some((start, len))) => {
+            opcode::Write::new(file, start, len).offset(at).build()
+        }
+        (Action::Write, None) => opcode::Writev::new(file, start, count).offset(at).build(),
+        (Action::Sync, _) => opcode::Fsync::new(file).flags(types::FsyncFlags::DATASYNC).build(),
+        (Action::Space(change), _) => {
+            opcode::Fallocate::new(file, transfer.left()).offset(at).mode(change.mode()).build()
+        }
+    }
+}
+
+/// What a completion says about its transfer.
+fn result(completion: &cqueue::Entry, transfer: &Transfer) -> io::Result<u64> {
+    let moved = u64::try_from(completion.result())
+        .map_err(|_| io::Error::from_raw_os_error(completion.result().wrapping_neg()))?;
+    Ok(match transfer.action() {
+        Action::Read | Action::Write | Action::Sync => moved,
+        Action::Space(_) => transfer.left(),
+    })
+}
+
+impl Engine for Uring {
+    fn is_asynchronous(&self) -> bool {
+        true
+    }
+
+    fn start(&mut self, _files: &[BackingFile], transfer: Box<Transfer>) -> Option<Finished> {
+        let number = self.free.pop().unwrap_or_else(|| {
+            self.flying.push(None);
+            self.flying.len() - 1
+        });
+        let entry = entry(&transfer).user_data(number as u64);
+        self.flying[number] = Some(transfer);
+        // SAFETY: the entry points into the boxed transfer and to memory that its buffers keep
+        // valid. Both stay in `flying` until the kernel has reported its completion; `drop` waits
+        // for that.
+        while unsafe { self.ring.submission().push(&entry) }.is_err() {
+            self.enter(0);
+            if self.ring.submission().is_full() {
+                thread::yield_now();
+            }
+        }
+        self.queued += 1;
+        None
+    }
+
+    fn kick(&mut self) {
+        while self.queued > 0 {
+            let before = self.queued;
+            self.enter(0);
+            if self.queued == before {
+                // The kernel lacks memory or room for completions; these need reaping first.
+                if !self.ring.completion().is_empty() {
+                    return;
+                }
+                thread::yield_now();
+            }
+        }
+        // Completions may wait for this thread to enter the kernel.
+        let submission = self.ring.submission();
+        let due = submission.taskrun() || submission.cq_overflow();
+        drop(submission);
+        if due {
+            self.enter(0);
+        }
+    }
+
+    fn reap(&mut self, _files: &[BackingFile], finished: &mut Vec<Finished>) {
+        for completion in self.ring.completion() {
+            let number = usize::try_from(completion.user_data()).unwrap_or(usize::MAX);
+            let Some(transfer) = self.flying.get_mut(number).and_then(Option::take) else {
+                continue;
+            };
+            self.free.push(number);
+            let result = result(&completion, &transfer);
+            finished.push((transfer, result));
+        }
+    }
+
+    fn wait(&mut self) {
+        while self.under_way() > 0 && self.ring.completion().is_empty() {
+            self.enter(1);
+        }
+    }
+
+    fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
+        // SAFETY: the ring's descriptor is open for as long as the ring, which `self` keeps.
+        Some(unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) })
+    }
+}
+
+impl Drop for Uring {
+    /// Waits until the kernel is through with all memory that transfers keep.
+    fn drop(&mut self) {
+        let mut finished = Vec::new();
+        while self.under_way() > 0 {
+            self.wait();
+            self.reap(&[], &mut finished);
+            finished.clear();
+        }
+    }
+}

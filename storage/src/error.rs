@@ -1,0 +1,245 @@
+//! What can go wrong: [`DiskError`] when a disk is opened, [`IoError`] when a request is answered.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::layer::LayerError;
+use crate::lock::Holder;
+use crate::units::DiskRange;
+
+/// Why a disk cannot be opened or used. [`DiskError::help`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DiskError {
+    /// There is no such file.
+    #[error("disk {} does not exist", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The path names something that holds no disk.
+    #[error("disk {} is a {kind}, not a file or block device", path.display())]
+    NotADisk {
+        /// What was opened.
+        path: PathBuf,
+        /// What it is: `directory`, `pipe`, …
+        kind: &'static str,
+    },
+    /// The host's permissions do not allow it.
+    #[error("no permission to open disk {} for {wanted}", path.display())]
+    Permission {
+        /// The file.
+        path: PathBuf,
+        /// `reading` or `reading and writing`.
+        wanted: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file system is mounted read-only.
+    #[error("disk {} is on a read-only file system", path.display())]
+    ReadOnlyFileSystem {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A system call failed in some other way.
+    #[error("cannot {action} disk {}", path.display())]
+    Host {
+        /// The file.
+        path: PathBuf,
+        /// What cohort tried.
+        action: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The disk's size is not a whole number of blocks.
+    #[error("disk {} has {size} bytes, which is not a multiple of {unit}", path.display())]
+    Size {
+        /// The file.
+        path: PathBuf,
+        /// Its size in bytes.
+        size: u64,
+        /// What its size must be a multiple of.
+        unit: u64,
+    },
+    /// The disk has no bytes.
+    #[error("disk {} is empty", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Someone else uses the disk in a way that excludes this use.
+    #[error("disk {} is locked by {}: it {conflict}", path.display(), describe(holder.as_ref()))]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// What stands in the way.
+        conflict: &'static str,
+        /// Who it is, where the host tells.
+        holder: Option<Holder>,
+    },
+    /// The file system does not allow the page cache to be bypassed.
+    #[error("disk {} cannot bypass the page cache: its file system refuses O_DIRECT", path.display())]
+    NoDirect {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The engine that was asked for does not work here.
+    #[error("the io_uring engine cannot be used on this host")]
+    NoRing {
+        /// Why.
+        source: io::Error,
+    },
+    /// The map of the disk does not fit its files.
+    #[error("disk {} is inconsistent", path.display())]
+    Layer {
+        /// The file.
+        path: PathBuf,
+        /// How.
+        source: LayerError,
+    },
+}
+
+fn describe(holder: Option<&Holder>) -> String {
+    holder.map_or_else(|| "another process".to_owned(), Holder::to_string)
+}
+
+impl DiskError {
+    /// What to do about it, where cohort knows.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            DiskError::Missing { path } => Some(format!(
+                "check the path, or create the disk: truncate -s 1G {}",
+                path.display()
+            )),
+            DiskError::NotADisk { kind: "directory", .. } => {
+                Some("name an image file in it, or a block device".to_owned())
+            }
+            DiskError::NotADisk { .. } => Some("name an image file or a block device".to_owned()),
+            DiskError::Permission { path, wanted, .. } => {
+                let more = match *wanted {
+                    "reading" => "",
+                    _ => ", or give the disk to the guest read-only (ro)",
+                };
+                Some(format!("see `ls -l {}` and `id`; change one of them{more}", path.display()))
+            }
+            DiskError::ReadOnlyFileSystem { .. } => {
+                Some("give the disk to the guest read-only (ro), or copy it".to_owned())
+            }
+            DiskError::Host { .. } => None,
+            DiskError::Size { path, size, unit } => Some(if *unit > crate::units::SECTOR {
+                format!(
+                    "without direct=on the disk needs only a multiple of 512 bytes; or extend it: \
+                     truncate -s %{unit} {}",
+                    path.display()
+                )
+            } else {
+                format!(
+                    "is this a raw disk image? if so, extend it by {} bytes: truncate -s %{unit} {}",
+                    unit - size % unit,
+                    path.display()
+                )
+            }),
+            DiskError::Empty { path } => {
+                Some(format!("give it a size: truncate -s 1G {}", path.display()))
+            }
+            DiskError::Locked { holder, .. } => {
+                let who = holder
+                    .as_ref()
+                    .map_or_else(|| "the other user".to_owned(), |h| format!("process {}", h.pid));
+                Some(format!(
+                    "wait for {who} to end or stop it; a disk can be shared when everyone opens it \
+                     read-only (ro)"
+                ))
+            }
+            DiskError::NoDirect { .. } => {
+                Some("leave out direct=on, or move the disk to another file system".to_owned())
+            }
+            DiskError::NoRing { .. } => Some(
+                "use engine=auto or engine=positional, or allow io_uring: see \
+                 /proc/sys/kernel/io_uring_disabled and the seccomp profile of the container"
+                    .to_owned(),
+            ),
+            DiskError::Layer { .. } => None,
+        }
+    }
+}
+
+/// Why a request was answered with an error. Nothing is known then about the content of a range
+/// that was to be written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IoError {
+    /// The range reaches beyond the disk's end.
+    #[error("range {range} is not within the disk's {size} bytes")]
+    OutOfRange {
+        /// What was asked for.
+        range: DiskRange,
+        /// The disk's size.
+        size: u64,
+    },
+    /// The range is not a whole number of logical blocks.
+    #[error("range {range} is not a multiple of {unit} bytes")]
+    Misaligned {
+        /// What was asked for.
+        range: DiskRange,
+        /// The logical block size.
+        unit: u32,
+    },
+    /// The buffers and the range differ in length.
+    #[error("{buffers} bytes of buffers do not fit a range of {range} bytes")]
+    BufferLength {
+        /// Bytes in the buffers.
+        buffers: u64,
+        /// Bytes in the range.
+        range: u64,
+    },
+    /// The range is longer than [`Limits`](crate::Limits) allow for this operation.
+    #[error("{operation} of {len} bytes is longer than the limit of {limit}")]
+    TooLong {
+        /// What was asked for.
+        operation: &'static str,
+        /// How many bytes of it.
+        len: u64,
+        /// How many are allowed.
+        limit: u64,
+    },
+    /// The disk was opened read-only.
+    #[error("{operation} on a read-only disk")]
+    ReadOnly {
+        /// What was asked for.
+        operation: &'static str,
+    },
+    /// The host's kernel answered with an error.
+    #[error("host {operation} at file offset {offset:#x} failed")]
+    Host {
+        /// What cohort asked the kernel for.
+        operation: &'static str,
+        /// Where in the file.
+        offset: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file ended before the disk did: someone has shortened it.
+    #[error("the file ends at or before offset {offset:#x}, within the disk")]
+    UnexpectedEnd {
+        /// Where bytes were missing.
+        offset: u64,
+    },
+    /// The kernel took none of the bytes, without an error.
+    #[error("the host wrote nothing at file offset {offset:#x}")]
+    NothingWritten {
+        /// Where in the file.
+        offset: u64,
+    },
+    /// A layer could not say where the bytes are, or could not publish where they went.
+    #[error("the disk's map failed")]
+    Layer(#[from] LayerError),
+}
+
+impl IoError {
+    /// Whether the host ran out of space, which guests are told differently by some devices.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self, IoError::Host { source, .. }
+            if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)))
+    }
+}
