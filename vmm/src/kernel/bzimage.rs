@@ -207,3 +207,7 @@ impl BzImage {
         Ok(Start::Long { rip: self.start + ENTRY_64 })
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "lengths of small test data")]
+mod tests;

@@ -69,3 +69,7 @@ fn check(text: &str, kernel_max: Option<u64>) -> Result<(), CmdlineError> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "lengths of small test data")]
+mod tests;

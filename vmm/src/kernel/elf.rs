@@ -410,3 +410,7 @@ fn long_entry(segments: &[Segment], entry: u64) -> Result<u64, ElfError> {
         })
         .ok_or(ElfError::Entry { protocol: "64-bit", entry })
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "lengths of small test data")]
+mod tests;

@@ -122,7 +122,7 @@ impl Kernel {
         match source {
             KernelSource::Builtin => {
                 let name = "builtin".to_owned();
-                Kernel::from_elf(name, Content::Builtin(&[]))
+                Kernel::from_elf(name, Content::Builtin(resources::BUILTIN_GUEST))
             }
             KernelSource::Path(path) => Kernel::open_path(path, Cache::of_user().as_ref()),
         }
@@ -200,3 +200,10 @@ impl Kernel {
         }
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "lengths of small test data")]
+mod fixtures;
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "lengths of small test data")]
+mod tests;

@@ -7,6 +7,7 @@ use std::io::{self, Read, Write};
 
 use liblzma::read::XzDecoder;
 use liblzma::stream::Stream;
+use linux_loader::elf::ELFMAG;
 use thiserror::Error;
 
 /// Larger kernels than this are refused: x86-64 Linux maps at most 1 GiB of itself.
@@ -62,6 +63,12 @@ pub enum PayloadError {
         /// What the payload's last four bytes say.
         stated: u64,
     },
+    /// What comes out is no kernel.
+    #[error("its {format} payload does not decompress to an ELF kernel")]
+    NotElf {
+        /// The compression.
+        format: &'static str,
+    },
     /// The decompressed kernel cannot be stored.
     #[error("the decompressed kernel cannot be written")]
     Write(#[source] io::Error),
@@ -102,7 +109,7 @@ impl Format {
     }
 }
 
-/// Decompresses a payload into `out`. No more is written, and no more memory used, than a kernel
+/// Decompresses a payload, which must be an ELF file, into `out`. No more is written, and no more memory used, than a kernel
 /// of the stated size justifies.
 pub(super) fn decompress(
     format: Format,
@@ -117,7 +124,7 @@ pub(super) fn decompress(
     if stated > SIZE_MAX {
         return Err(PayloadError::TooLarge { format: format.name(), stated });
     }
-    let mut sink = Sink { format, out, stated, written: 0 };
+    let mut sink = Sink { format, out, stated, written: 0, magic: Vec::new() };
     let damaged = |source| PayloadError::Damaged { format: format.name(), source };
     match format {
         // The size is a part of gzip's own trailer.
@@ -148,6 +155,8 @@ struct Sink<'a> {
     out: &'a mut dyn Write,
     stated: u64,
     written: u64,
+    /// The first bytes.
+    magic: Vec<u8>,
 }
 
 impl Sink<'_> {
@@ -156,6 +165,8 @@ impl Sink<'_> {
         if self.written > self.stated {
             return Err(self.wrong_size(None));
         }
+        let missing = ELFMAG.len() - self.magic.len();
+        self.magic.extend(bytes.iter().take(missing));
         self.out.write_all(bytes).map_err(PayloadError::Write)
     }
 
@@ -174,6 +185,9 @@ impl Sink<'_> {
     fn finish(self) -> Result<u64, PayloadError> {
         if self.written != self.stated {
             return Err(self.wrong_size(Some(self.written)));
+        }
+        if self.magic != ELFMAG {
+            return Err(PayloadError::NotElf { format: self.format.name() });
         }
         Ok(self.written)
     }
@@ -211,3 +225,7 @@ fn lz4_legacy(mut body: &[u8], sink: &mut Sink<'_>) -> Result<(), PayloadError> 
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "lengths of small test data")]
+mod tests;

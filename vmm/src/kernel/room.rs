@@ -137,3 +137,6 @@ impl Room {
         clipped.max().unwrap_or(0)
     }
 }
+
+#[cfg(test)]
+mod tests;

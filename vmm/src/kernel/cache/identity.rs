@@ -31,13 +31,19 @@ impl Identity {
         let metadata = file.metadata()?;
         let ns = |secs: i64, ns: i64| secs.saturating_mul(1_000_000_000).saturating_add(ns);
         Ok(Identity {
-            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
+            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default(),
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
             modified_ns: ns(metadata.mtime(), metadata.mtime_nsec()),
             changed_ns: ns(metadata.ctime(), metadata.ctime_nsec()),
         })
+    }
+
+    /// Whether the file with this identity is, unchanged, the one that has the identity `now`.
+    /// It cannot be known on a host that does not tell its boots apart.
+    pub(super) fn holds(&self, now: &Identity) -> bool {
+        !now.boot.is_empty() && self == now
     }
 
     /// Whether the last change is long enough ago that the next one would leave other marks.
