@@ -1,7 +1,11 @@
-//! What cohort's integration tests share: the binary under test, guests to run with it, the
-//! traces they may leave, and the files that Linux guests boot from.
+//! What cohort's integration tests share: the binary under test, the traces it may leave, the
+//! processes it starts, and images and archives for its guests.
 //!
 //! The tests themselves are in `tests/`, one file per topic, each test named after the guarantee
 //! that it checks. They run the real binary.
 
+pub mod cohort;
 pub mod cpio;
+pub mod processes;
+
+pub use cohort::{Cohort, Finished, Running, kvm_is_there};

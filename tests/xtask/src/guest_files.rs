@@ -21,7 +21,7 @@ const BUSYBOX: &str = "/bin/busybox";
 /// Size of the root file system's image.
 const ROOT_SIZE: u64 = 64 << 20;
 /// The folder, beside the labs, in which the outer machine has these files.
-const BESIDE_LABS: &str = "debian";
+const BESIDE_LABS: &str = "made-by-xtask-nested";
 
 /// Prepared files, in the cache.
 pub(crate) struct GuestFiles {
