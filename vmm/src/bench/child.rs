@@ -22,12 +22,13 @@ pub struct Invocation {
     who: String,
     program: PathBuf,
     args: Vec<OsString>,
+    brief: bool,
 }
 
 impl Invocation {
     /// `program` without arguments, called `who` in reports.
     pub fn new(who: impl Into<String>, program: impl Into<PathBuf>) -> Invocation {
-        Invocation { who: who.into(), program: program.into(), args: Vec::new() }
+        Invocation { who: who.into(), program: program.into(), args: Vec::new(), brief: false }
     }
 
     /// Adds one argument.
@@ -41,6 +42,14 @@ impl Invocation {
     #[must_use]
     pub fn words(mut self, line: &str) -> Invocation {
         self.args.extend(line.split_whitespace().map(OsString::from));
+        self
+    }
+
+    /// The same for a program that ends by itself at once: not tied to the life of this process,
+    /// because tying takes a `fork`, whose page faults would count as the program's own time.
+    #[must_use]
+    pub fn brief(mut self) -> Invocation {
+        self.brief = true;
         self
     }
 
@@ -68,7 +77,8 @@ impl Invocation {
         line
     }
 
-    /// Starts the process: no input, output and errors in one pipe, SIGKILL when this thread ends.
+    /// Starts the process: no input, output and errors in one pipe, and unless it is
+    /// [brief](Invocation::brief), SIGKILL when this thread ends.
     ///
     /// # Errors
     /// The program is missing or the host cannot start it.
@@ -81,12 +91,9 @@ impl Invocation {
             .stdin(Stdio::null())
             .stdout(writer.try_clone().map_err(cannot)?)
             .stderr(writer);
-        // SAFETY: prctl is async-signal-safe, and the closure touches nothing else.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            });
+        if !self.brief {
+            // SAFETY: prctl is async-signal-safe, and the function does nothing else.
+            unsafe { command.pre_exec(die_with_parent) };
         }
         let begun = Instant::now();
         let child = command.spawn().map_err(cannot)?;
@@ -250,6 +257,15 @@ impl Drop for Running {
             // It cannot be reported from here, and a killed child is reaped by init at the latest.
             let _ = self.reap();
         }
+    }
+}
+
+/// Has the calling process killed when its parent's thread ends.
+fn die_with_parent() -> io::Result<()> {
+    // SAFETY: this operation takes a signal number and touches no memory.
+    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -19,7 +19,7 @@
 //! | [`samples`], [`report`] | medians and spreads; table and JSON |
 //!
 //! Nothing is left behind on any way out, SIGKILL included: files have no name, and children die
-//! with the process that started them.
+//! with the process that started them or end by themselves at once.
 
 pub mod blk;
 pub mod boot;

@@ -164,8 +164,12 @@ impl fmt::Display for Report {
             self.bench
         )?;
         let mut table = table(&["measured", "who", "median", "lowest", "highest", "unit"]);
+        let mut above = "";
         for Figure { what, who, unit, rounds, .. } in &self.figures {
             let [median, low, high] = cells(rounds);
+            // What is the same as in the row above is said once.
+            let what = if what == above { "" } else { what };
+            above = if what.is_empty() { above } else { what };
             table.add_row([what, who, &median, &low, &high, unit.symbol()]);
         }
         right_align(&mut table, 2..5);
@@ -210,7 +214,7 @@ impl fmt::Display for Target {
 
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY).set_header(header);
+    table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(header);
     table
 }
 

@@ -55,8 +55,7 @@ fn one_guest(
 
     let mut candidates = vec![contenders.cohort("cohort", &machine)];
     if let Some(qemu) = contenders.qemu() {
-        let minimal = "microvm,x-option-roms=off,pit=off,pic=off,rtc=off";
-        candidates.push(qemu.run("QEMU microvm", minimal, &machine));
+        candidates.push(qemu.run("QEMU microvm", "microvm", &machine));
         candidates.push(qemu.run("QEMU q35", "q35", &machine));
     }
     candidates.extend(contenders.firecracker(&machine, &config)?);
