@@ -44,7 +44,7 @@ const NOTE_MAX: u64 = 4096;
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The cache of one user.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Cache {
     dir: PathBuf,
 }

@@ -209,7 +209,8 @@ impl Elf {
         boot: &Boot<'_>,
         room: &mut Room,
     ) -> Result<Start, KernelError> {
-        for segment in &self.segments {
+        // From the top, so that what does not fit tells how much memory all of it needs.
+        for segment in self.segments.iter().rev() {
             room.take(format!("segment {}", segment.index), segment.memory.clone())
                 .map_err(|source| KernelError::Misfit { kernel: name.to_owned(), source })?;
         }

@@ -124,11 +124,15 @@ impl Kernel {
                 let name = "builtin".to_owned();
                 Kernel::from_elf(name, Content::Builtin(resources::BUILTIN_GUEST))
             }
-            KernelSource::Path(path) => Kernel::open_path(path, Cache::of_user().as_ref()),
+            KernelSource::Path(path) => Kernel::open_path(path, Cache::of_user),
         }
     }
 
-    fn open_path(path: &Path, cache: Option<&Cache>) -> Result<Kernel, KernelError> {
+    /// `cache` is asked for only when there is something to decompress.
+    fn open_path(
+        path: &Path,
+        cache: impl FnOnce() -> Option<Cache>,
+    ) -> Result<Kernel, KernelError> {
         let name = path.display().to_string();
         let content = Content::open(path)
             .map_err(|source| KernelError::Open { kernel: name.clone(), source })?;
@@ -145,7 +149,7 @@ impl Kernel {
         let image = BzImage::parse(head, content.len())
             .map_err(|source| KernelError::BzImage { kernel: name.clone(), source })?;
         let (cmdline_max, initrd_end) = (Some(image.cmdline_max()), image.initrd_end());
-        let kernel = match unpack::vmlinux(&name, &content, &image, cache)? {
+        let kernel = match unpack::vmlinux(&name, &content, &image, cache().as_ref())? {
             Some(vmlinux) => Kernel::from_elf(name, vmlinux)?,
             None => {
                 let image = Image::BzImage(image);

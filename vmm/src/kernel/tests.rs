@@ -36,7 +36,7 @@ fn object<T: vm_memory::ByteValued>(ram: &GuestRam, at: u64) -> T {
 
 fn open(content: &[u8]) -> Result<Kernel, KernelError> {
     let (_dir, path) = file(content);
-    Kernel::open_path(&path, None)
+    Kernel::open_path(&path, || None)
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
@@ -93,8 +93,8 @@ fn a_bzimage_boots_the_vmlinux_inside_it() {
     let (_dir, path) = file(&bz_image(setup(), &gzip(&elf)));
     let caches = tempfile::tempdir().unwrap();
     let cache = Cache::at(caches.path()).unwrap();
-    for cache in [None, Some(&cache), Some(&cache)] {
-        let kernel = Kernel::open_path(&path, cache).unwrap();
+    for cache in [None, Some(cache.clone()), Some(cache)] {
+        let kernel = Kernel::open_path(&path, || cache).unwrap();
         let (ram, map) = memory();
         let entry = kernel.load(&boot(&ram, &map)).unwrap();
         assert!(matches!(entry, Entry::Pvh { rip: PVH_ENTRY, .. }));
@@ -114,7 +114,7 @@ fn guests_map_the_same_cached_kernel() {
     let cache = Cache::at(caches.path()).unwrap();
     let inode = || {
         let (ram, map) = memory();
-        Kernel::open_path(&path, Some(&cache)).unwrap().load(&boot(&ram, &map)).unwrap();
+        Kernel::open_path(&path, || Some(cache.clone())).unwrap().load(&boot(&ram, &map)).unwrap();
         ram.record()[0].inode
     };
     assert_eq!(inode(), inode());
@@ -211,6 +211,7 @@ fn segments_outside_memory_are_named() {
     elf.program_headers[1].p_paddr = 100 << 20;
     let (ram, map) = memory();
     let error = open(&elf.build()).unwrap().load(&boot(&ram, &map)).unwrap_err();
+    assert!(ram.record().is_empty());
     assert!(chain(&error).contains("segment 1 needs the guest memory from 0x6400000 to 0x6408000"));
     assert_eq!(error.help().as_deref(), Some("give the guest more memory, at least `-m 192M`"));
 }
@@ -224,7 +225,7 @@ fn files_that_are_no_kernels_are_described() {
     assert!(seems(&[0; 5000]).ends_with("of an unknown format"));
     assert!(open(b"").unwrap_err().help().is_some());
     let dir = tempfile::tempdir().unwrap();
-    let error = Kernel::open_path(dir.path(), None).unwrap_err();
+    let error = Kernel::open_path(dir.path(), || None).unwrap_err();
     assert!(matches!(error, KernelError::Open { .. }), "{}", chain(&error));
 }
 
