@@ -2,6 +2,9 @@
 
 pub mod bench;
 pub mod kernel;
+pub mod lab;
 pub mod machine;
 pub mod outcome;
+pub mod signals;
 pub mod spec;
+pub mod units;

@@ -1,2 +1,7 @@
-//! cohort.
-fn main() {}
+//! The `cohort` command.
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,6 +1,13 @@
 //! How a guest ended: the one vocabulary of exit statuses, lab tables and `--outcome` files.
 
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
+
+#[cfg(test)]
+mod tests;
 
 /// How a guest ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +87,58 @@ pub struct Outcome {
     pub cpu_ms: u64,
     /// Host memory held at the end, in KiB.
     pub memory: MemoryUse,
+}
+
+impl Outcome {
+    /// The outcome of a guest that cohort or the host failed, before or while it ran.
+    pub fn vmm_error(name: &str, detail: impl Into<String>, help: Option<String>) -> Outcome {
+        Outcome { detail: Some(detail.into()), help, ..Outcome::new(name, Ending::VmmError) }
+    }
+
+    /// An outcome with nothing measured.
+    pub fn new(name: &str, ending: Ending) -> Outcome {
+        Outcome {
+            name: name.into(),
+            ending,
+            detail: None,
+            help: None,
+            wall_ms: 0,
+            cpu_ms: 0,
+            memory: MemoryUse::default(),
+        }
+    }
+}
+
+/// Writes `value` as JSON to `path` so that a reader finds the old file or the whole new one: to
+/// a hidden file beside it, which then takes its name. A crash can leave the hidden file behind,
+/// under a name that the next write of the same process id reuses.
+///
+/// # Errors
+/// Whatever the file system says.
+pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    // Something that is no file, a terminal or a pipe, is written to, never replaced.
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return File::options().write(true).open(path)?.write_all(&text);
+    }
+    let beside = beside(path)?;
+    let write = || -> io::Result<()> {
+        File::create(&beside)?.write_all(&text)?;
+        fs::rename(&beside, path)
+    };
+    write().inspect_err(|_| {
+        let _ = fs::remove_file(&beside);
+    })
+}
+
+/// The hidden name beside `path` under which its new content is collected.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or(io::ErrorKind::IsADirectory)?;
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{}.tmp", std::process::id()));
+    Ok(path.with_file_name(hidden))
 }
 
 /// Host memory of a guest's process, in KiB, from the host's own counters.

@@ -6,6 +6,24 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod disk_option;
+
+pub use disk_option::DiskOptionError;
+pub(crate) use disk_option::{engine, serial};
+
+/// Most virtual CPUs that a guest can have.
+pub const CPUS_MAX: u8 = 64;
+/// Guest memory where nothing else is asked for.
+pub const MEMORY_DEFAULT: u64 = 256 << 20;
+/// Most request queues that a disk can have.
+pub const QUEUES_MAX: u16 = 64;
+/// Longest serial string of a disk (virtio 1.2, 5.2.6.1: `VIRTIO_BLK_T_GET_ID` returns 20 bytes).
+pub const DISK_SERIAL_MAX: usize = 20;
+/// Command line of a Linux guest that is given none.
+pub const LINUX_CMDLINE: &str = "console=ttyS0 panic=-1";
+/// Script of a built-in guest that is given none.
+pub const BUILTIN_SCRIPT: &str = "print the built-in guest runs; poweroff";
+
 /// A guest, completely described. Paths are absolute or relative to the working directory;
 /// front ends resolve them before they get here.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -57,6 +75,20 @@ pub struct DiskSpec {
     pub queues: Option<u16>,
     /// How requests reach the host.
     pub engine: EngineChoice,
+}
+
+impl DiskSpec {
+    /// A disk with nothing special about it: writable, cached, as many queues as suit the guest.
+    pub fn new(source: DiskSource) -> DiskSpec {
+        DiskSpec {
+            source,
+            read_only: false,
+            direct: false,
+            serial: None,
+            queues: None,
+            engine: EngineChoice::Auto,
+        }
+    }
 }
 
 /// What a disk's bytes are kept in.

@@ -1,0 +1,215 @@
+//! `cohort lab`: several guests from one file.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Subcommand;
+use cohort::lab::report::{GuestReport, Report};
+use cohort::lab::results::{Results, ResultsError, default_dir};
+use cohort::lab::supervisor::{self, GuestCommand, Options};
+use cohort::lab::{Lab, LabError};
+use cohort::signals::StopSignals;
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::json;
+
+use super::failure::{Failure, print_error};
+use super::{Done, STATUSES, print};
+
+/// Runs the guests of a lab file together, or checks the file
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(RunArgs),
+    Validate(FileArgs),
+}
+
+/// Checks a lab file and starts nothing; every mistake is shown with its place in the file
+#[derive(Debug, clap::Args)]
+struct FileArgs {
+    /// The lab file
+    #[arg(value_name = "LAB.toml")]
+    file: PathBuf,
+    /// Lay a value over the file, as in vm.node.memory=128M; can be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    sets: Vec<String>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Starts every guest of a lab file, each in a process of its own, and waits for all of them
+///
+/// Ends with a table of the guests and how they ended. Consoles (NAME.console), outcomes
+/// (NAME.json) and the report (lab.json) are kept in the results folder; the next run replaces
+/// them. Ctrl-C stops every guest.
+#[derive(Debug, clap::Args)]
+#[command(after_help = STATUSES)]
+struct RunArgs {
+    #[command(flatten)]
+    lab: FileArgs,
+    /// Run at most N guests at a time [default: all]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    jobs: Option<u32>,
+    /// Folder for the results [default: $XDG_STATE_HOME/cohort/labs/NAME]
+    #[arg(long, value_name = "DIR")]
+    results: Option<PathBuf>,
+    /// Show what the guests print on stderr, each line after its guest's name
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+pub(super) fn main(args: Args) -> Done {
+    match args.command {
+        Command::Run(args) => run(&args),
+        Command::Validate(args) => validate(&args),
+    }
+}
+
+fn validate(args: &FileArgs) -> Done {
+    let lab = match read(args)? {
+        Ok(lab) => lab,
+        Err(status) => return Ok(status),
+    };
+    let names: Vec<&str> = lab.guests.iter().map(|guest| guest.spec.name.as_str()).collect();
+    if args.json {
+        print_json(&json!({ "lab": lab.name, "guests": names, "mistakes": [] }))?;
+    } else {
+        let file = args.file.display();
+        print(&format!("{file}: no mistakes; {} guests: {}\n", names.len(), names.join(", ")))?;
+    }
+    Ok(0)
+}
+
+fn run(args: &RunArgs) -> Done {
+    let signals = StopSignals::block().map_err(Failure::host)?;
+    let lab = match read(&args.lab)? {
+        Ok(lab) => lab,
+        Err(status) => return Ok(status),
+    };
+    let dir = match &args.results {
+        Some(dir) => dir.clone(),
+        None => default_dir(&lab.name).map_err(refused)?,
+    };
+    let results = Results::open(&dir).map_err(refused)?;
+    raise_descriptor_limit();
+    let options = Options {
+        jobs: args.jobs.and_then(|jobs| usize::try_from(jobs).ok()),
+        echo: args.verbose,
+        command: GuestCommand::this_program(),
+    };
+    let report = supervisor::run(&lab, &options, &results, &signals, &mut io::stderr())
+        .context("the lab could not be run to its end")
+        .map_err(Failure::host)?;
+    if args.lab.json {
+        print_json(&report)?;
+    } else {
+        print(&format!("{}\n", table(&report)))?;
+    }
+    for guest in report.guests.iter().filter(|guest| !guest.as_expected) {
+        complain(guest);
+    }
+    Ok(report.status)
+}
+
+/// The lab, or the exit status when the file has mistakes, which are then told.
+fn read(args: &FileArgs) -> Result<Result<Lab, u8>, Failure> {
+    let mistakes = match Lab::read(&args.file, &args.sets) {
+        Ok(lab) => return Ok(Ok(lab)),
+        Err(LabError::Mistakes(mistakes)) => mistakes,
+        Err(error @ LabError::Read { .. }) => return Err(Failure::usage(error)),
+    };
+    if args.json {
+        print_json(&json!({ "mistakes": mistakes.mistakes }))?;
+    } else {
+        for mistake in &mistakes.mistakes {
+            eprintln!("{mistake}");
+        }
+    }
+    print_error(&mistakes.to_string(), None);
+    Ok(Err(2))
+}
+
+fn refused(error: ResultsError) -> Failure {
+    let help = error.help();
+    Failure::host(error).help(help)
+}
+
+/// Four descriptors for each guest can be more than the soft limit of 1024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+fn table(report: &Report) -> Table {
+    let mut table = Table::new();
+    table
+        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .set_header(["guest", "outcome", "status", "expected", "wall", "cpu", "memory", "peak"]);
+    for guest in &report.guests {
+        let outcome = &guest.outcome;
+        let expected =
+            if guest.as_expected { "yes".into() } else { format!("no, {}", guest.expected) };
+        table.add_row([
+            outcome.name.clone(),
+            outcome.ending.word().into(),
+            guest.exit_status.to_string(),
+            expected,
+            seconds(outcome.wall_ms),
+            seconds(outcome.cpu_ms),
+            mebibytes(outcome.memory.pss_kib),
+            mebibytes(outcome.memory.peak_rss_kib),
+        ]);
+    }
+    for column in [2, 4, 5, 6, 7] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{:03} s", ms / 1000, ms % 1000)
+}
+
+fn mebibytes(kib: u64) -> String {
+    match kib {
+        0 => "-".into(),
+        _ => format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024),
+    }
+}
+
+/// Says why a guest's end was not the expected one.
+fn complain(guest: &GuestReport) {
+    let outcome = &guest.outcome;
+    let mut text = format!(
+        "{} ended with {} (status {}), expected {}",
+        outcome.name,
+        outcome.ending.word(),
+        guest.exit_status,
+        guest.expected
+    );
+    if let Some(detail) = &outcome.detail {
+        text.push_str(": ");
+        text.push_str(detail);
+    }
+    let console = format!("its console is in {}", show(&guest.console));
+    print_error(&text, Some(outcome.help.as_deref().unwrap_or(&console)));
+}
+
+fn show(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::host)?;
+    print(&format!("{text}\n"))
+}

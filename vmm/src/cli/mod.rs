@@ -1,0 +1,77 @@
+//! The command line: one file for each subcommand.
+
+mod doctor;
+mod failure;
+mod lab;
+mod logging;
+mod run;
+mod terminal;
+mod vm;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::failure::Failure;
+
+const STATUSES: &str = "\
+Exit statuses:
+  0    the guest powered off; every guest of the lab ended as expected
+  N    the guest's program exited with N
+  1    a guest of the lab did not end as expected; this host cannot run guests (doctor)
+  2    the command line or the lab file is wrong; nothing was started
+  32   the guest asked for a reset
+  33   the guest crashed (triple fault, internal error)
+  34   the guest's kernel panicked
+  124  the guest ran longer than its timeout
+  125  cohort or the host failed
+  128+N  cohort was stopped by signal N
+
+The outcome in --outcome FILE, and in a lab's results, tells apart what shares a status.
+Set COHORT_LOG for a log on stderr, as in COHORT_LOG=debug or COHORT_LOG=cohort::machine=trace.";
+
+/// Runs virtual machines: one, or several that belong together
+#[derive(Debug, Parser)]
+#[command(name = "cohort", version, after_help = STATUSES, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<run::Args>),
+    Lab(lab::Args),
+    Doctor(doctor::Args),
+    #[command(hide = true)]
+    Vm(vm::Args),
+}
+
+/// Does what the command line says.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    logging::start();
+    let done = match cli.command {
+        Command::Run(args) => run::main(*args),
+        Command::Lab(args) => lab::main(args),
+        Command::Doctor(args) => doctor::main(&args),
+        Command::Vm(args) => vm::main(&args),
+    };
+    let status = done.unwrap_or_else(|failure| {
+        failure.print();
+        failure.status()
+    });
+    ExitCode::from(status)
+}
+
+/// What every subcommand returns: its exit status.
+type Done = Result<u8, Failure>;
+
+/// Writes to stdout; a reader that has gone is no failure.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::host(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,234 @@
+//! `cohort run`: one guest, in this process.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use cohort::machine::{self, Console, Control, layout};
+use cohort::outcome::{Ending, Outcome, write_json};
+use cohort::signals::StopSignals;
+use cohort::spec::{
+    BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSpec, KernelSource, LINUX_CMDLINE, VmSpec,
+};
+use cohort::units::{parse_duration, parse_memory, show_duration};
+
+use super::failure::{Failure, print_error};
+use super::terminal::Input;
+use super::{Done, STATUSES};
+
+/// Runs one guest until it ends, and exits with its status
+#[derive(Debug, clap::Args)]
+#[command(after_help = STATUSES)]
+pub(super) struct Args {
+    /// Kernel: an ELF vmlinux, a bzImage, or the guest that is part of cohort
+    #[arg(short, long, value_name = "FILE|builtin", default_value = "builtin")]
+    kernel: PathBuf,
+    /// Initial RAM disk of a Linux guest
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+    /// Kernel command line [default for Linux: "console=ttyS0 panic=-1"]
+    #[arg(short = 'a', long, value_name = "TEXT", conflicts_with = "script")]
+    cmdline: Option<String>,
+    /// Script of the built-in guest: commands separated by ';', as in
+    /// "blk.write 0 1M seed=7; blk.flush; blk.verify 0 1M seed=7; poweroff"
+    #[arg(long, value_name = "TEXT")]
+    script: Option<String>,
+    /// Guest memory, with a unit
+    #[arg(short, long, value_name = "SIZE", default_value = "256M", value_parser = memory)]
+    memory: u64,
+    /// Virtual CPUs, 1 to 64
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = cpus())]
+    cpus: u8,
+    /// CPU features to hide from the guest, by their names in /proc/cpuinfo
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    cpu_mask: Vec<String>,
+    /// A block device; can be given several times
+    #[arg(long = "disk", value_name = "PATH|scratch=SIZE[,OPTION]...", long_help = DISK_HELP)]
+    disks: Vec<DiskSpec>,
+    /// Stop the guest when it has run this long, as in 500ms, 60s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    timeout: Option<Duration>,
+    /// Write the guest's console to this file [default: stderr]
+    #[arg(long, value_name = "FILE")]
+    console: Option<PathBuf>,
+    /// Connect standard input to the guest: to its serial port, or with =hvc to its virtio
+    /// console. A terminal is set raw; Ctrl-A x stops the guest
+    #[arg(
+        short, long, value_name = "serial|hvc", num_args = 0..=1, require_equals = true,
+        default_missing_value = "serial", value_parser = console_input
+    )]
+    interactive: Option<ConsoleInput>,
+    /// Write the outcome to this file as JSON, however the run ends
+    #[arg(long, value_name = "FILE")]
+    outcome: Option<PathBuf>,
+    /// The name by which messages and the outcome call the guest
+    #[arg(long, value_name = "NAME", default_value = "guest")]
+    name: String,
+}
+
+const DISK_HELP: &str = "\
+A block device; can be given several times, in the order in which the guest finds them.
+
+PATH is a raw image file or a block device; a comma in it is written twice. scratch=SIZE is a \
+disk of zeroes that is gone with the guest. Options:
+  ro                  the guest may not write
+  direct=on           bypass the host's page cache (O_DIRECT)
+  queues=N            request queues [default: one for each CPU, at most 8]
+  serial=TEXT         the serial string that the guest reads, at most 20 characters
+  engine=io_uring     fail where the host has no io_uring
+  engine=positional   preadv2 and pwritev2 [default: io_uring where the host permits it]";
+
+pub(super) fn main(args: Args) -> Done {
+    // First of all: a signal from here on is an outcome, not a sudden death.
+    let signals = StopSignals::block().map_err(Failure::host)?;
+    let outcome_file = args.outcome.clone();
+    let name = args.name.clone();
+    let timeout = args.timeout;
+    if let Some(path) = &outcome_file {
+        check_writable(path)?;
+    }
+    let done = run(args, signals);
+    let outcome = match &done {
+        Ok(outcome) => outcome,
+        Err(failure) => {
+            let help = failure.advice().map(str::to_owned);
+            &Outcome::vmm_error(&name, failure.sentence(), help)
+        }
+    };
+    if let Some(path) = &outcome_file {
+        write_json(path, outcome)
+            .with_context(|| format!("cannot write the outcome to {}", path.display()))
+            .map_err(Failure::host)?;
+    }
+    let outcome = done?;
+    explain(&outcome, timeout);
+    Ok(outcome.ending.exit_status())
+}
+
+fn run(args: Args, signals: StopSignals) -> Result<Outcome, Failure> {
+    let output = open_console(args.console.as_deref())?;
+    let interactive = args.interactive;
+    let spec = spec(args)?;
+    let (input, terminal) = match interactive {
+        Some(_) => {
+            let (terminal, input) = Input::connect()
+                .context("cannot connect standard input to the guest")
+                .map_err(Failure::host)?;
+            (Some(input), Some(terminal))
+        }
+        None => (None, None),
+    };
+    let console = Console { output, input };
+    let outcome = machine::run(&spec, console, Control { signals: Some(signals.into()) });
+    drop(terminal);
+    Ok(outcome)
+}
+
+/// The description of the guest that the arguments ask for.
+fn spec(args: Args) -> Result<VmSpec, Failure> {
+    let kernel = match args.kernel.to_str() {
+        Some("builtin") => KernelSource::Builtin,
+        _ => KernelSource::Path(args.kernel),
+    };
+    let builtin = kernel == KernelSource::Builtin;
+    let refuse =
+        |what: &str, help: &str| Err(Failure::usage(anyhow!("{what}")).help(help.to_owned()));
+    if !builtin && args.script.is_some() {
+        return refuse(
+            "--script is for the built-in guest, and --kernel names another",
+            "give a Linux kernel its command line with -a",
+        );
+    }
+    if builtin && args.initrd.is_some() {
+        return refuse("the built-in guest takes no initrd", "name a Linux kernel with --kernel");
+    }
+    let default = if builtin { BUILTIN_SCRIPT } else { LINUX_CMDLINE };
+    Ok(VmSpec {
+        name: args.name,
+        kernel,
+        initrd: args.initrd,
+        cmdline: args.cmdline.or(args.script).unwrap_or_else(|| default.into()),
+        memory: args.memory,
+        cpus: args.cpus,
+        cpu_mask: args.cpu_mask,
+        disks: args.disks,
+        input: args.interactive.unwrap_or_default(),
+        timeout: args.timeout,
+    })
+}
+
+/// The file that the console goes to, by default stderr.
+fn open_console(path: Option<&Path>) -> Result<File, Failure> {
+    match path {
+        Some(path) => File::create(path)
+            .with_context(|| format!("cannot write the console to {}", path.display()))
+            .map_err(Failure::host),
+        None => {
+            let stderr: io::Result<OwnedFd> = io::stderr().as_fd().try_clone_to_owned();
+            Ok(stderr.map_err(Failure::host)?.into())
+        }
+    }
+}
+
+/// Finds out before the guest runs that its outcome could not be kept.
+fn check_writable(path: &Path) -> Result<(), Failure> {
+    use rustix::fs::{Access, access};
+    let dir = match path.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let target = if path.exists() && !path.is_file() { path } else { dir };
+    let writable = if path.is_dir() {
+        Err(io::ErrorKind::IsADirectory.into())
+    } else {
+        access(target, Access::WRITE_OK).map_err(io::Error::from)
+    };
+    writable
+        .with_context(|| format!("the outcome cannot be written to {}", path.display()))
+        .map_err(Failure::host)
+}
+
+/// Says on stderr how the guest ended, unless it ended as guests should.
+fn explain(outcome: &Outcome, timeout: Option<Duration>) {
+    let name = &outcome.name;
+    let ended = match outcome.ending {
+        Ending::Exited { .. } | Ending::Poweroff => return,
+        Ending::Signaled { signal } => format!("{name} was stopped by signal {signal}"),
+        Ending::Reset => format!("{name} asked for a reset, which ends a guest here"),
+        Ending::Panic => format!("the kernel of {name} panicked"),
+        Ending::Crash => format!("{name} crashed"),
+        Ending::Timeout => match timeout {
+            Some(timeout) => format!("{name} ran longer than {}", show_duration(timeout)),
+            None => format!("{name} ran too long"),
+        },
+        Ending::VmmError => outcome.detail.clone().unwrap_or_else(|| "unknown failure".into()),
+    };
+    let detail = match &outcome.detail {
+        Some(detail) if outcome.ending != Ending::VmmError => format!("{ended}: {detail}"),
+        _ => ended,
+    };
+    print_error(&detail, outcome.help.as_deref());
+}
+
+fn memory(text: &str) -> Result<u64, String> {
+    parse_memory(text, layout::MEMORY_MIN).map_err(|error| format!("{error}: {}", error.help()))
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| format!("{error}: {}", error.help()))
+}
+
+fn console_input(text: &str) -> Result<ConsoleInput, String> {
+    match text {
+        "serial" => Ok(ConsoleInput::Serial),
+        "hvc" => Ok(ConsoleInput::Hvc),
+        _ => Err("expected serial or hvc".into()),
+    }
+}
+
+fn cpus() -> clap::builder::RangedI64ValueParser<u8> {
+    clap::value_parser!(u8).range(1..=i64::from(CPUS_MAX))
+}

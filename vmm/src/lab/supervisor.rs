@@ -1,0 +1,354 @@
+//! Runs the guests of a lab, each in a process of its own, from one thread.
+//!
+//! The thread polls three things for each guest: its end, its messages, and (with
+//! [`Options::echo`]) the growth of its console file; and one for the lab: the signals that stop
+//! it. A guest is asked to stop with SIGTERM and killed when it does not within [`GRACE`].
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::Signal;
+
+use super::echo::{Follower, Lines};
+pub use super::process::GuestCommand;
+use super::process::{Death, GuestProcess};
+use super::report::{GuestReport, Report};
+use super::results::Results;
+use super::{Guest, Lab};
+use crate::outcome::{Ending, Outcome, write_json};
+use crate::signals::StopSignals;
+use crate::units::show_duration;
+
+#[cfg(test)]
+mod tests;
+
+/// How long a guest may take to stop when it is asked to.
+pub const GRACE: Duration = Duration::from_secs(2);
+/// How often console files are looked at for `echo`.
+const ECHO_EVERY: Duration = Duration::from_millis(40);
+
+/// How to run a lab.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Most guests that run at the same time; all of them when there is no limit.
+    pub jobs: Option<usize>,
+    /// Whether console output is passed on, line by line.
+    pub echo: bool,
+    /// The program that runs one guest.
+    pub command: GuestCommand,
+}
+
+/// Why guests are being stopped.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    Signal(u8),
+    Timeout,
+}
+
+enum State {
+    Waiting,
+    Running(Box<Running>),
+    Ended(Outcome),
+}
+
+struct Running {
+    process: GuestProcess,
+    started: Instant,
+    messages: Lines,
+    /// No more messages will come.
+    silent: bool,
+    console: Option<Follower>,
+    kill_at: Option<Instant>,
+}
+
+struct Supervisor<'a> {
+    lab: &'a Lab,
+    options: &'a Options,
+    results: &'a Results,
+    messages: &'a mut dyn Write,
+    states: Vec<State>,
+    stop: Option<Stop>,
+}
+
+/// Runs the lab to its end and writes its files; messages and echoed console lines go to
+/// `messages`. To be called from a thread that lives as long as the process: guests die with it.
+///
+/// # Errors
+/// When a result cannot be written, or the host cannot poll. No guest is left running.
+pub fn run(
+    lab: &Lab,
+    options: &Options,
+    results: &Results,
+    signals: &StopSignals,
+    messages: &mut dyn Write,
+) -> io::Result<Report> {
+    let started = Instant::now();
+    let deadline = lab.timeout.and_then(|timeout| started.checked_add(timeout));
+    let states = lab.guests.iter().map(|_| State::Waiting).collect();
+    let mut supervisor = Supervisor { lab, options, results, messages, states, stop: None };
+    let mut behind = false;
+    loop {
+        supervisor.start_waiting();
+        if supervisor.states.iter().all(|state| matches!(state, State::Ended(_))) {
+            break;
+        }
+        let mut wake = supervisor.next_kill().into_iter().chain(deadline).min();
+        if options.echo {
+            let pause = if behind { Duration::ZERO } else { ECHO_EVERY };
+            wake = wake.into_iter().chain(Instant::now().checked_add(pause)).min();
+        }
+        if supervisor.stop.is_some() {
+            wake = supervisor.next_kill().into_iter().chain(wake.filter(|_| options.echo)).min();
+        }
+        supervisor.wait(signals, wake)?;
+        while let Some(signal) = signals.take() {
+            supervisor.stop(Stop::Signal(signal));
+        }
+        if supervisor.stop.is_none() && deadline.is_some_and(|at| at <= Instant::now()) {
+            supervisor.stop(Stop::Timeout);
+        }
+        behind = supervisor.attend();
+    }
+    supervisor.report(started)
+}
+
+impl Supervisor<'_> {
+    /// Starts guests while there is room for them.
+    fn start_waiting(&mut self) {
+        let limit = self.options.jobs.unwrap_or(usize::MAX);
+        let mut running =
+            self.states.iter().filter(|state| matches!(state, State::Running(_))).count();
+        for (guest, state) in self.lab.guests.iter().zip(&mut self.states) {
+            if !matches!(state, State::Waiting) {
+                continue;
+            }
+            if let Some(stop) = self.stop {
+                *state = State::Ended(Outcome {
+                    detail: Some("it was never started".into()),
+                    ..Outcome::new(&guest.spec.name, ending(stop))
+                });
+            } else if running < limit {
+                *state = start(guest, self.options, self.results);
+                running += usize::from(matches!(state, State::Running(_)));
+            }
+        }
+    }
+
+    /// When the next guest that was asked to stop is to be killed.
+    fn next_kill(&self) -> Option<Instant> {
+        self.running().filter_map(|running| running.kill_at).min()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Running> {
+        self.states.iter().filter_map(|state| match state {
+            State::Running(running) => Some(&**running),
+            _ => None,
+        })
+    }
+
+    /// Sleeps until something happens, at most until `wake`.
+    fn wait(&self, signals: &StopSignals, wake: Option<Instant>) -> io::Result<()> {
+        let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        for running in self.running() {
+            fds.push(PollFd::from_borrowed_fd(running.process.end(), PollFlags::IN));
+            if !running.silent {
+                fds.push(PollFd::from_borrowed_fd(running.process.messages(), PollFlags::IN));
+            }
+        }
+        let timeout = wake.map(|at| {
+            // Rounded up to a millisecond, so as not to wake just before the moment.
+            let left = at.saturating_duration_since(Instant::now());
+            let left = if left.is_zero() { left } else { left + Duration::from_millis(1) };
+            Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 3600, tv_nsec: 0 })
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Err(error) if error != rustix::io::Errno::INTR => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks every guest to stop. The first reason stays; asked again, guests are killed at once.
+    fn stop(&mut self, why: Stop) {
+        let again = self.stop.is_some();
+        self.stop.get_or_insert(why);
+        let now = Instant::now();
+        for state in &mut self.states {
+            let State::Running(running) = state else { continue };
+            if again {
+                running.kill_at = Some(now);
+            } else {
+                running.process.signal(Signal::TERM);
+                running.kill_at = now.checked_add(GRACE);
+            }
+        }
+    }
+
+    /// Passes on what guests wrote, kills those that do not stop, reaps those that have ended.
+    /// Says whether there is more to pass on.
+    fn attend(&mut self) -> bool {
+        let now = Instant::now();
+        let mut behind = false;
+        for (guest, state) in self.lab.guests.iter().zip(&mut self.states) {
+            let State::Running(running) = state else { continue };
+            if let Some(console) = &mut running.console {
+                behind |= console.advance(self.messages);
+            }
+            if running.kill_at.is_some_and(|at| at <= now) {
+                running.process.signal(Signal::KILL);
+                running.kill_at = None;
+            }
+            let ended = readable(running.process.end());
+            // A pipe that is readable and empty has no writer any more.
+            if !running.silent && readable(running.process.messages()) {
+                let text = running.process.take_messages();
+                running.silent = text.is_empty();
+                running.messages.feed(&text, self.messages);
+            }
+            if ended {
+                let outcome = finish(guest, running, self.stop, self.messages);
+                *state = State::Ended(outcome);
+            }
+        }
+        behind
+    }
+
+    /// Writes every file and sums up.
+    fn report(self, started: Instant) -> io::Result<Report> {
+        let mut guests = Vec::with_capacity(self.states.len());
+        for (guest, state) in self.lab.guests.iter().zip(self.states) {
+            let State::Ended(outcome) = state else { continue };
+            let console = self.results.console(&guest.spec.name);
+            write_json(&self.results.outcome(&guest.spec.name), &outcome)?;
+            guests.push(GuestReport::new(guest, outcome, console));
+        }
+        let interrupted = match self.stop {
+            Some(Stop::Signal(signal)) => Some(signal),
+            _ => None,
+        };
+        let status = match interrupted {
+            Some(signal) => 128u8.saturating_add(signal),
+            None => Report::exit_status(&guests),
+        };
+        let report = Report {
+            schema: 1,
+            lab: self.lab.name.clone(),
+            status,
+            interrupted,
+            wall_ms: millis(started.elapsed()),
+            guests,
+        };
+        write_json(&self.results.report(), &report)?;
+        Ok(report)
+    }
+}
+
+/// Starts one guest; a failure to start is its outcome.
+fn start(guest: &Guest, options: &Options, results: &Results) -> State {
+    let name = &guest.spec.name;
+    let path = results.console(name);
+    let failed = |what: &str, error: io::Error| {
+        State::Ended(Outcome::vmm_error(name, format!("{what}: {error}"), None))
+    };
+    let console = match File::create(&path) {
+        Ok(console) => console,
+        Err(error) => return failed("its console file cannot be written", error),
+    };
+    let follower =
+        if options.echo { Follower::open(&path, format!("{name}| ")).ok() } else { None };
+    let started = Instant::now();
+    match GuestProcess::spawn(&options.command, &guest.spec, console) {
+        Ok(process) => State::Running(Box::new(Running {
+            process,
+            started,
+            messages: Lines::new(format!("{name}: ")),
+            silent: false,
+            console: follower,
+            kill_at: None,
+        })),
+        Err(error) => failed("its process cannot be started", error),
+    }
+}
+
+/// Reaps a guest process that has ended and finds its outcome.
+fn finish(
+    guest: &Guest,
+    running: &mut Running,
+    stop: Option<Stop>,
+    messages: &mut dyn Write,
+) -> Outcome {
+    let name = &guest.spec.name;
+    let death = running.process.reap();
+    let text = running.process.take_messages();
+    running.messages.feed(&text, messages);
+    running.messages.finish(messages);
+    if let Some(console) = running.console.take() {
+        console.finish(messages);
+    }
+    let said = serde_json::from_slice::<Outcome>(running.process.outcome_text());
+    let mut outcome = match (said, death) {
+        (Ok(outcome), _) => Outcome { name: name.clone(), ..outcome },
+        (Err(_), Ok(death)) => Outcome {
+            wall_ms: millis(running.started.elapsed()),
+            cpu_ms: millis(death.cpu),
+            memory: crate::outcome::MemoryUse {
+                peak_rss_kib: death.peak_rss_kib,
+                ..Default::default()
+            },
+            ..without_word(name, death, stop)
+        },
+        (Err(_), Err(error)) => {
+            Outcome::vmm_error(name, format!("its process was lost: {error}"), None)
+        }
+    };
+    let asked = Ending::Signaled { signal: 15 };
+    if let Some(stop) = stop
+        && outcome.ending == asked
+    {
+        outcome.ending = ending(stop);
+        outcome.detail = Some(match stop {
+            Stop::Signal(signal) => format!("the lab was stopped by signal {signal}"),
+            Stop::Timeout => "the lab's timeout stopped it".into(),
+        });
+    }
+    outcome
+}
+
+/// The outcome of a guest whose process ended without telling one.
+fn without_word(name: &str, death: Death, stop: Option<Stop>) -> Outcome {
+    use std::os::unix::process::ExitStatusExt;
+    match (death.status.signal(), stop) {
+        (Some(15), Some(_)) => Outcome::new(name, Ending::Signaled { signal: 15 }),
+        (Some(9), Some(stop)) => Outcome {
+            detail: Some(format!("it did not stop within {} and was killed", show_duration(GRACE))),
+            ..Outcome::new(name, ending(stop))
+        },
+        (Some(signal), _) => {
+            let help = (signal == 9)
+                .then(|| "if nobody killed it, the host ran out of memory: see dmesg".to_owned());
+            Outcome::vmm_error(name, format!("its process was killed by signal {signal}"), help)
+        }
+        (None, _) => {
+            let status = death.status.code().unwrap_or_default();
+            let detail = format!("its process ended with status {status} and told no outcome");
+            Outcome::vmm_error(name, detail, None)
+        }
+    }
+}
+
+fn ending(stop: Stop) -> Ending {
+    match stop {
+        Stop::Signal(signal) => Ending::Signaled { signal },
+        Stop::Timeout => Ending::Timeout,
+    }
+}
+
+fn readable(fd: std::os::fd::BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,132 @@
+//! `--disk PATH[,ro][,direct=on]…`: one disk on a command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::{DISK_SERIAL_MAX, DiskSource, DiskSpec, EngineChoice, QUEUES_MAX};
+use crate::units::{UnitError, parse_disk_size};
+
+#[cfg(test)]
+mod tests;
+
+/// A `--disk` value that describes no disk.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DiskOptionError {
+    /// Nothing before the first comma.
+    #[error("the disk has no path (write ./ before a name that starts with a comma)")]
+    NoPath,
+    /// Not one of the options.
+    #[error(
+        "unknown disk option {0:?} (known: ro, direct, queues, serial, engine; \
+         write a comma inside a path twice)"
+    )]
+    Unknown(String),
+    /// An option's value cannot be used.
+    #[error("disk option {option}={value:?}: {expected}")]
+    Value {
+        /// The option.
+        option: &'static str,
+        /// What it was given.
+        value: String,
+        /// What it takes.
+        expected: String,
+    },
+    /// The size of a scratch disk cannot be used.
+    #[error("scratch disk: {0} ({help})", help = .0.help())]
+    Scratch(UnitError),
+}
+
+impl FromStr for DiskSpec {
+    type Err = DiskOptionError;
+
+    fn from_str(text: &str) -> Result<DiskSpec, DiskOptionError> {
+        let mut parts = split_commas(text).into_iter();
+        let source = parts.next().unwrap_or_default();
+        let source = match source.strip_prefix("scratch=") {
+            Some(size) => {
+                DiskSource::Scratch(parse_disk_size(size).map_err(DiskOptionError::Scratch)?)
+            }
+            None if source.is_empty() => return Err(DiskOptionError::NoPath),
+            None => DiskSource::Path(PathBuf::from(source)),
+        };
+        let mut disk = DiskSpec::new(source);
+        for part in parts {
+            let (option, value) = match part.split_once('=') {
+                Some((option, value)) => (option, Some(value)),
+                None => (part.as_str(), None),
+            };
+            match option {
+                "ro" => disk.read_only = switch("ro", value)?,
+                "direct" => disk.direct = switch("direct", value)?,
+                "queues" => disk.queues = Some(queues(value.unwrap_or_default())?),
+                "serial" => disk.serial = Some(serial(value.unwrap_or_default())?),
+                "engine" => disk.engine = engine(value.unwrap_or_default())?,
+                _ => return Err(DiskOptionError::Unknown(part)),
+            }
+        }
+        Ok(disk)
+    }
+}
+
+/// Splits at commas; two commas are one comma of the text, as QEMU has it.
+fn split_commas(text: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if c == ',' && chars.next_if_eq(&',').is_none() {
+            parts.push(String::new());
+        } else if let Some(part) = parts.last_mut() {
+            part.push(c);
+        }
+    }
+    parts
+}
+
+fn switch(option: &'static str, value: Option<&str>) -> Result<bool, DiskOptionError> {
+    match value {
+        None | Some("on") => Ok(true),
+        Some("off") => Ok(false),
+        Some(value) => Err(DiskOptionError::Value {
+            option,
+            value: value.into(),
+            expected: "expected on or off".into(),
+        }),
+    }
+}
+
+fn queues(value: &str) -> Result<u16, DiskOptionError> {
+    value.parse().ok().filter(|queues| (1..=QUEUES_MAX).contains(queues)).ok_or_else(|| {
+        DiskOptionError::Value {
+            option: "queues",
+            value: value.into(),
+            expected: format!("expected a number from 1 to {QUEUES_MAX}"),
+        }
+    })
+}
+
+/// Reads the serial string of a disk.
+pub(crate) fn serial(value: &str) -> Result<String, DiskOptionError> {
+    let fits = (1..=DISK_SERIAL_MAX).contains(&value.len());
+    if fits && value.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
+        return Ok(value.into());
+    }
+    Err(DiskOptionError::Value {
+        option: "serial",
+        value: value.into(),
+        expected: format!("expected 1 to {DISK_SERIAL_MAX} printable ASCII characters"),
+    })
+}
+
+/// Reads the name of an engine.
+pub(crate) fn engine(value: &str) -> Result<EngineChoice, DiskOptionError> {
+    match value {
+        "auto" => Ok(EngineChoice::Auto),
+        "io_uring" => Ok(EngineChoice::IoUring),
+        "positional" => Ok(EngineChoice::Positional),
+        _ => Err(DiskOptionError::Value {
+            option: "engine",
+            value: value.into(),
+            expected: "expected auto, io_uring or positional".into(),
+        }),
+    }
+}

@@ -1,0 +1,76 @@
+use super::*;
+use proptest::prelude::*;
+
+fn path(text: &str) -> DiskSpec {
+    DiskSpec::new(DiskSource::Path(text.into()))
+}
+
+#[test]
+fn a_path_alone_is_a_disk() {
+    assert_eq!("disk.img".parse(), Ok(path("disk.img")));
+}
+
+#[test]
+fn every_option() {
+    let disk = DiskSpec {
+        read_only: true,
+        direct: true,
+        serial: Some("root".into()),
+        queues: Some(4),
+        engine: EngineChoice::Positional,
+        ..path("/tmp/a b")
+    };
+    assert_eq!("/tmp/a b,ro,direct=on,serial=root,queues=4,engine=positional".parse(), Ok(disk));
+    assert_eq!("d,ro=off,direct=off,engine=auto".parse(), Ok(path("d")));
+}
+
+#[test]
+fn a_doubled_comma_is_part_of_the_path() {
+    assert_eq!("a,,b,,,,c,ro".parse(), Ok(DiskSpec { read_only: true, ..path("a,b,,c") }));
+    assert_eq!("a,,".parse(), Ok(path("a,")));
+}
+
+#[test]
+fn scratch_disks_have_sizes_with_units() {
+    assert_eq!("scratch=64M".parse(), Ok(DiskSpec::new(DiskSource::Scratch(64 << 20))));
+    assert_eq!("./scratch=64M".parse(), Ok(path("./scratch=64M")));
+    let error = "scratch=64".parse::<DiskSpec>().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "scratch disk: the size 64 has no unit (write 64M for MiB, or use B, K, G or T)"
+    );
+    assert!("scratch=0M".parse::<DiskSpec>().is_err());
+    assert!("scratch=100B".parse::<DiskSpec>().is_err());
+}
+
+#[test]
+fn mistakes_name_the_option() {
+    let said = |text: &str| text.parse::<DiskSpec>().unwrap_err().to_string();
+    assert_eq!(
+        said("d,rw"),
+        "unknown disk option \"rw\" (known: ro, direct, queues, serial, engine; \
+         write a comma inside a path twice)"
+    );
+    assert_eq!(said("d,direct=yes"), "disk option direct=\"yes\": expected on or off");
+    assert_eq!(said("d,queues=0"), "disk option queues=\"0\": expected a number from 1 to 64");
+    assert_eq!(
+        said("d,engine=aio"),
+        "disk option engine=\"aio\": expected auto, io_uring or positional"
+    );
+    assert!(said("d,serial=").starts_with("disk option serial"));
+    assert!(said("d,serial=123456789012345678901").contains("1 to 20 printable"));
+    assert_eq!("".parse::<DiskSpec>(), Err(DiskOptionError::NoPath));
+}
+
+proptest! {
+    #[test]
+    fn any_path_can_be_written(text in "[^\u{0}]{1,40}") {
+        prop_assume!(!text.starts_with("scratch="));
+        prop_assert_eq!(text.replace(',', ",,").parse(), Ok(path(&text)));
+    }
+
+    #[test]
+    fn any_text_is_answered(text in ".*") {
+        let _ = text.parse::<DiskSpec>();
+    }
+}
