@@ -7,6 +7,8 @@
 //!                                 └ runs from pref_address, 64-bit entry at +0x200
 //! ```
 
+mod checksum;
+
 use std::ops::Range;
 
 use linux_loader::bootparam::setup_header;
@@ -72,6 +74,9 @@ pub enum BzImageError {
         /// The file's length.
         len: u64,
     },
+    /// The image is not what was built.
+    #[error("its checksum (CRC-32) does not match")]
+    Checksum,
     /// The payload cannot be used and there is no 64-bit entry to fall back on.
     #[error("it has neither a payload that cohort can decompress nor a 64-bit entry")]
     NoEntry,
@@ -84,9 +89,9 @@ impl BzImageError {
             BzImageError::TooOld { .. } | BzImageError::ZImage => {
                 "use a 64-bit kernel from this century, or its vmlinux"
             }
-            BzImageError::ShortHeader { .. } | BzImageError::Truncated { .. } => {
-                "the file is damaged or incomplete: copy or build it again"
-            }
+            BzImageError::ShortHeader { .. }
+            | BzImageError::Truncated { .. }
+            | BzImageError::Checksum => "the file is damaged or incomplete: copy or build it again",
             BzImageError::NoEntry => "cohort boots 64-bit x86-64 kernels only",
         };
         Some(help.to_owned())
@@ -101,6 +106,9 @@ pub(super) struct BzImage {
     /// File offset of the protected-mode code, which goes on to the end.
     code: Range<u64>,
     payload: Option<Range<u64>>,
+    /// What the checksum covers ends here.
+    sum_end: u64,
+    version_at: u16,
     /// Where the protected-mode code is loaded.
     start: u64,
     init_size: u64,
@@ -154,6 +162,8 @@ impl BzImage {
         Ok(BzImage {
             header: head[HEADER..end].to_vec(),
             code,
+            sum_end: code_end,
+            version_at: header.kernel_version,
             payload: (header.payload_offset > 0 && !payload.is_empty()).then_some(payload),
             start: if has_pref_address { header.pref_address } else { layout::KERNEL_START.0 },
             init_size: if has_pref_address { header.init_size.into() } else { 0 },
@@ -181,6 +191,13 @@ impl BzImage {
     /// First address that no byte of the initrd may have.
     pub(super) fn initrd_end(&self) -> u64 {
         self.initrd_end
+    }
+
+    /// Fails if the image has a checksum that is wrong. `image` is the whole file.
+    pub(super) fn check_sum(&self, image: &[u8]) -> Result<(), BzImageError> {
+        let end = usize::try_from(self.sum_end).unwrap_or(usize::MAX).min(image.len());
+        let wrong = checksum::is_wrong(&image[..end], self.version_at);
+        if wrong { Err(BzImageError::Checksum) } else { Ok(()) }
     }
 
     /// Fails if there is no 64-bit entry to boot the image by when its payload cannot be used.

@@ -98,6 +98,11 @@ impl Format {
         }
     }
 
+    /// Whether damage shows when the payload is decompressed.
+    pub(super) fn has_checksum(self) -> bool {
+        !matches!(self, Format::Lz4 | Format::Lzma)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Format::Gzip => "gzip",

@@ -46,6 +46,11 @@ pub(super) fn vmlinux(
     let (Some(payload), true) = (payload, unchanged) else {
         return Err(KernelError::Changed { kernel: name.to_owned() });
     };
+    if !format.has_checksum() {
+        image
+            .check_sum(&bytes)
+            .map_err(|source| KernelError::BzImage { kernel: name.to_owned(), source })?;
+    }
     let damaged = |source| KernelError::Payload { kernel: name.to_owned(), source };
     if let Some(cache) = cache {
         let digest = blake3::hash(&bytes);

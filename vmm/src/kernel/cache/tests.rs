@@ -192,6 +192,22 @@ fn the_oldest_kernels_are_removed_and_stay_usable_where_in_use() {
 }
 
 #[test]
+fn the_bytes_and_notes_that_are_kept_are_bounded() {
+    let (_dir, cache) = cache();
+    let large = cache.dir.join("0000.vmlinux");
+    File::create(&large).unwrap().set_len(BYTES_MAX).unwrap();
+    for n in 0..IMAGES_MAX + 5 {
+        fs::write(cache.dir.join(format!("image-{n}-1.json")), "{}").unwrap();
+    }
+    let digest = blake3::hash(b"image");
+    build(&cache, &digest);
+    assert!(!large.exists());
+    assert!(cache.get(&digest).is_some());
+    let images = names(&cache).iter().filter(|name| name.starts_with("image-")).count();
+    assert_eq!(images, IMAGES_MAX);
+}
+
+#[test]
 fn an_image_is_remembered_until_it_changes() {
     let (dir, cache) = cache();
     let path = dir.path().join("vmlinuz");
