@@ -1,13 +1,16 @@
 //! One measured process: started, timed, and never left behind.
-#![expect(unsafe_code, reason = "wait4 for processor times, poll, PR_SET_PDEATHSIG")]
+#![expect(unsafe_code, reason = "wait4, for the processor time of one child; pre_exec")]
 
 use std::ffi::OsString;
 use std::io::{self, PipeReader, Read};
-use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use super::BenchError;
 
@@ -92,8 +95,9 @@ impl Invocation {
             .stdout(writer.try_clone().map_err(cannot)?)
             .stderr(writer);
         if !self.brief {
-            // SAFETY: prctl is async-signal-safe, and the function does nothing else.
-            unsafe { command.pre_exec(die_with_parent) };
+            let tie = || Ok(set_parent_process_death_signal(Some(Signal::KILL))?);
+            // SAFETY: one system call without memory, which a forked child may make.
+            unsafe { command.pre_exec(tie) };
         }
         let begun = Instant::now();
         let child = command.spawn().map_err(cannot)?;
@@ -194,28 +198,24 @@ impl Running {
         awaited: impl Fn() -> String,
     ) -> Result<bool, BenchError> {
         let left = limit.saturating_sub(self.begun.elapsed());
-        let mut wanted =
-            libc::pollfd { fd: self.output.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-        let timeout = libc::c_int::try_from(left.as_millis()).unwrap_or(libc::c_int::MAX);
-        // SAFETY: one pollfd that lives here; the descriptor belongs to `self.output`.
-        match unsafe { libc::poll(&raw mut wanted, 1, timeout) } {
-            0 => Err(BenchError::Late {
+        let timeout = Timespec::try_from(left).ok();
+        let mut wanted = [PollFd::new(&self.output, PollFlags::IN)];
+        match poll(&mut wanted, timeout.as_ref()) {
+            Ok(0) => Err(BenchError::Late {
                 who: self.who.clone(),
                 what: awaited(),
                 limit,
                 output: tail(&self.text),
             }),
-            1 => {
+            Ok(_) => {
                 let mut some = [0; 4096];
                 let n = self.output.read(&mut some).map_err(|e| self.failed("read output", e))?;
                 let kept = n.min(OUTPUT_MAX.saturating_sub(self.text.len()));
                 self.text.extend_from_slice(&some[..kept]);
                 Ok(n > 0)
             }
-            _ => match io::Error::last_os_error() {
-                e if e.kind() == io::ErrorKind::Interrupted => Ok(true),
-                e => Err(self.failed("read output", e)),
-            },
+            Err(Errno::INTR) => Ok(true),
+            Err(error) => Err(self.failed("read output", error.into())),
         }
     }
 
@@ -252,20 +252,13 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if self.ended.is_none() {
-            // SAFETY: a child that has not been reaped, so its number is still its own.
-            unsafe { libc::kill(self.pid, libc::SIGKILL) };
+            // Not reaped yet, so its number is still its own.
+            if let Some(pid) = Pid::from_raw(self.pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
             // It cannot be reported from here, and a killed child is reaped by init at the latest.
             let _ = self.reap();
         }
-    }
-}
-
-/// Has the calling process killed when its parent's thread ends.
-fn die_with_parent() -> io::Result<()> {
-    // SAFETY: this operation takes a signal number and touches no memory.
-    match unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -179,14 +179,9 @@ Private_Dirty:        60 kB
         running.printed("on", std::time::Duration::from_secs(60)).expect("it says so");
         assert_eq!(tree(running.pid()).len(), 2);
         for pid in tree(running.pid()).into_iter().skip(1) {
-            let pid = libc::pid_t::try_from(pid).expect("a pid");
-            kill(pid);
+            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+            let signal = rustix::process::Signal::KILL;
+            rustix::process::kill_process(pid.expect("a pid"), signal).expect("it runs");
         }
-    }
-
-    #[expect(unsafe_code, reason = "kill(2)")]
-    fn kill(pid: libc::pid_t) {
-        // SAFETY: a signal to a grandchild of this test.
-        unsafe { libc::kill(pid, libc::SIGKILL) };
     }
 }

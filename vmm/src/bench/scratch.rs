@@ -2,13 +2,14 @@
 //!
 //! They have no name in any file system (`O_TMPFILE`, else `memfd_create`): other processes open
 //! them as `/proc/PID/fd/N` of this process, and when it ends, however it ends, they are gone.
-#![expect(unsafe_code, reason = "memfd_create, where O_TMPFILE is not to be had")]
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::BenchError;
 
@@ -112,13 +113,7 @@ fn unnamed_in(folder: &Path) -> io::Result<File> {
 }
 
 fn memfd() -> io::Result<File> {
-    // SAFETY: the name is a NUL-terminated string that outlives the call.
-    let fd = unsafe { libc::memfd_create(c"cohort-bench".as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call above returned this descriptor, and nobody else owns it.
-    Ok(File::from(unsafe { OwnedFd::from_raw_fd(fd) }))
+    Ok(File::from(memfd_create(c"cohort-bench", MemfdFlags::CLOEXEC)?))
 }
 
 #[cfg(test)]

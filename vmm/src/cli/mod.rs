@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+mod bench;
 mod doctor;
 mod failure;
 mod lab;
@@ -43,6 +44,7 @@ struct Cli {
 enum Command {
     Run(Box<run::Args>),
     Lab(lab::Args),
+    Bench(bench::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
     Vm(vm::Args),
@@ -55,6 +57,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::main(*args),
         Command::Lab(args) => lab::main(args),
+        Command::Bench(args) => bench::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Vm(args) => vm::main(&args),
     };
