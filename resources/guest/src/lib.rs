@@ -7,7 +7,10 @@
 
 pub mod boot;
 pub mod machine;
+pub mod pattern;
+pub mod pci;
 pub mod run;
 pub mod script;
 pub mod status;
 pub mod units;
+pub mod virtio;

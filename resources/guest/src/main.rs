@@ -8,11 +8,15 @@ use core::fmt::Write;
 use core::panic::PanicInfo;
 
 use cohort_guest::boot::{self, Protocol};
+use cohort_guest::machine::memory::Pool;
+use cohort_guest::machine::paging::PageTables;
 use cohort_guest::machine::serial::Serial;
 use cohort_guest::machine::traps::{Handlers, InterruptTable};
 use cohort_guest::machine::{physical, power, ring0};
-use cohort_guest::run::Guest;
+use cohort_guest::pci::Window;
+use cohort_guest::run::{self, Guest};
 use cohort_guest::status;
+use cohort_guest::virtio::transport::Platform;
 
 global_asm!(include_str!("entry.s"));
 global_asm!(include_str!("traps.s"));
@@ -20,6 +24,7 @@ global_asm!(include_str!("memory.s"));
 
 unsafe extern "C" {
     static image_end: u8;
+    static pml4: u8;
     static exception_stubs: u8;
     static undefined_opcode: u8;
     static timer_interrupt: u8;
@@ -43,17 +48,26 @@ extern "C" fn guest_main(protocol: u64, info: u64) -> ! {
         timer: address(&raw const timer_interrupt),
     });
     let serial = Serial::new();
-    let mut guest = Guest { serial: &serial, interrupts: &INTERRUPT_TABLE, clock: None };
     let protocol = if protocol == 1 { Protocol::Pvh } else { Protocol::Linux };
+    let end = address(&raw const image_end);
     // SAFETY: these are our page tables, and nothing here writes what the boot loader left.
     let memory = |at, len| unsafe { physical::bytes(at, len) };
-    match boot::read(protocol, info, address(&raw const image_end), &memory) {
-        Ok(boot) => guest.run(boot.command_line),
+    let boot = match boot::read(protocol, info, end, &memory) {
+        Ok(boot) => boot,
         Err(error) => {
-            guest.say(format_args!("{error}"));
-            guest.exit(status::GUEST_DEFECT)
+            run::say(&serial, format_args!("{error}"));
+            run::exit(&serial, status::GUEST_DEFECT)
         }
-    }
+    };
+    let platform = Platform {
+        // SAFETY: the memory map says that it is RAM; the boot loader's things are below 1 MiB,
+        // where the boot protocols have them, and this image ends where the pool starts.
+        pool: unsafe { Pool::new(end, boot.ram_end) },
+        // SAFETY: the tables that `entry.s` switched to.
+        tables: unsafe { PageTables::new(address(&raw const pml4)) },
+        window: Window::default(),
+    };
+    Guest::new(&serial, &INTERRUPT_TABLE, platform).run(boot.command_line)
 }
 
 /// Where the exception stubs of `traps.s` end up, at CPL 3 again.

@@ -12,7 +12,7 @@ mod command;
 mod error;
 mod words;
 
-pub use command::Command;
+pub use command::{Bench, Command, DiskAction, Fuzz, SectorRange};
 pub use error::{Problem, ScriptError};
 pub use words::Text;
 

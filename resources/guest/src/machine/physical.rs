@@ -23,6 +23,12 @@ pub unsafe fn bytes(address: u64, len: usize) -> Option<&'static [u8]> {
     Some(unsafe { core::slice::from_raw_parts(start, len) })
 }
 
+/// The lower and the upper 32 bits.
+pub fn halves(value: u64) -> [u32; 2] {
+    #[expect(clippy::cast_possible_truncation, reason = "cutting is the purpose")]
+    [value as u32, (value >> 32) as u32]
+}
+
 /// Device registers in memory. Each access is one `mov`, which every hypervisor can emulate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Registers {
@@ -69,10 +75,23 @@ impl Registers {
         Registers { base, len }
     }
 
+    /// Length of the range in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "never asked")]
+    pub fn len(self) -> u64 {
+        self.len
+    }
+
     accessors!(read8, write8, u8, reg_byte, "");
     accessors!(read16, write16, u16, reg, ":x");
     accessors!(read32, write32, u32, reg, ":e");
     accessors!(read64, write64, u64, reg, ":r");
+
+    /// Writes 64 bits at `offset` as two times 32, the lower ones first.
+    pub fn write64_halves(self, offset: u64, value: u64) {
+        let [low, high] = halves(value);
+        self.write32(offset, low);
+        self.write32(offset.saturating_add(4), high);
+    }
 
     fn address(self, offset: u64, len: u64) -> Option<u64> {
         let end = offset.checked_add(len)?;

@@ -53,7 +53,6 @@ impl<'a> Words<'a> {
         parse(word).ok_or((at, Problem::BadValue { name, found: word, expected }))
     }
 
-    #[expect(dead_code, reason = "the device commands use it")]
     /// The value of `key=`, or `default` without it.
     pub(super) fn keyed<T>(
         self,

@@ -1,0 +1,147 @@
+//! The commands that use a disk.
+#![forbid(unsafe_code)]
+
+use super::{Guest, Stop};
+use crate::machine::memory::Dma;
+use crate::pattern::{Checksum, Pattern, SECTOR, SECTOR_WORDS};
+use crate::script::{DiskAction, SectorRange};
+use crate::virtio::DeviceError;
+use crate::virtio::blk::{Block, ID_LEN, Operation, Transfer};
+
+impl Guest<'_> {
+    /// Does `action` with disk `index`.
+    pub(super) fn disk(
+        &mut self,
+        index: u64,
+        action: DiskAction,
+        depth: u16,
+        queues: u16,
+    ) -> Result<(), Stop> {
+        let name = match action {
+            DiskAction::Write { .. } => "blk.write",
+            DiskAction::Verify { .. } => "blk.verify",
+            DiskAction::Sum(_) => "blk.sum",
+            DiskAction::Discard(_) => "blk.discard",
+            DiskAction::WriteZeroes(_) => "blk.zeroes",
+            DiskAction::Flush => "blk.flush",
+            DiskAction::Identify => "blk.id",
+        };
+        let mut disk = self.open(index).map_err(|error| self.device(name, error))?;
+        let done = self.act(index, &mut disk, action, depth, queues);
+        self.keep(index, disk);
+        done.map_err(|error| self.device(name, error))
+    }
+
+    fn act(
+        &mut self,
+        index: u64,
+        disk: &mut Block,
+        action: DiskAction,
+        depth: u16,
+        queues: u16,
+    ) -> Result<(), DeviceError> {
+        let pool = &mut self.platform.pool;
+        let transfer = |operation, range: SectorRange| {
+            let SectorRange { sector, sectors } = range;
+            Transfer { operation, sector, sectors, depth, queues }
+        };
+        let nothing = |_: Dma, _: u64, _: u64| {};
+        let fine = |_: Dma, _: u64, _: u64| Ok(());
+        match action {
+            DiskAction::Write { range, seed } => {
+                let pattern = Pattern { seed };
+                let fill = |data: Dma, first, count| fill(pattern, data, first, count);
+                disk.transfer(transfer(Operation::Write, range), pool, fill, fine)
+            }
+            DiskAction::Verify { range, seed } => {
+                let pattern = Pattern { seed };
+                let check = |data: Dma, first, count| verify(pattern, index, data, first, count);
+                disk.transfer(transfer(Operation::Read, range), pool, nothing, check)
+            }
+            DiskAction::Sum(range) => {
+                let mut sum = Checksum::default();
+                let add = |data: Dma, first, count| {
+                    for sector in 0..count {
+                        let word = |word| data.read64(sector * SECTOR + word * 8);
+                        sum.add(first + sector, (0..SECTOR_WORDS).map(word));
+                    }
+                    Ok(())
+                };
+                disk.transfer(transfer(Operation::Read, range), pool, nothing, add)?;
+                self.say(format_args!("blk.sum: disk {index}: {:016x}", sum.value()));
+                Ok(())
+            }
+            DiskAction::Discard(range) => {
+                disk.transfer(transfer(Operation::Discard, range), pool, nothing, fine)
+            }
+            DiskAction::WriteZeroes(range) => {
+                disk.transfer(transfer(Operation::WriteZeroes, range), pool, nothing, fine)
+            }
+            DiskAction::Flush => disk.transfer(single(Operation::Flush), pool, nothing, fine),
+            DiskAction::Identify => {
+                let mut id = [0; ID_LEN];
+                let copy = |data: Dma, _, _| {
+                    (0..).zip(&mut id).for_each(|(at, byte)| *byte = data.read8(at));
+                    Ok(())
+                };
+                disk.transfer(single(Operation::Identify), pool, nothing, copy)?;
+                let text = id.split(|byte| *byte == 0).next().unwrap_or_default();
+                let bytes = disk.capacity().saturating_mul(SECTOR);
+                let text = text.escape_ascii();
+                self.say(format_args!("blk.id: disk {index}: {bytes} bytes, serial \"{text}\""));
+                Ok(())
+            }
+        }
+    }
+
+    /// Disk `index`, open: as an earlier command left it, or new.
+    pub(super) fn open(&mut self, index: u64) -> Result<Block, DeviceError> {
+        let kept = usize::try_from(index).ok().and_then(|index| *self.disks.get(index)?);
+        match kept {
+            Some(disk) => Ok(disk),
+            None => Block::open(index, &mut self.platform),
+        }
+    }
+
+    /// Keeps `disk` for later commands. [`Block`] is a copy of the driver's state, so what was
+    /// done with it has to come back here.
+    pub(super) fn keep(&mut self, index: u64, disk: Block) {
+        let place = usize::try_from(index).ok().and_then(|index| self.disks.get_mut(index));
+        if let Some(place) = place {
+            *place = Some(disk);
+        }
+    }
+}
+
+/// A request without a range.
+fn single(operation: Operation) -> Transfer {
+    Transfer { operation, sector: 0, sectors: 1, depth: 1, queues: 1 }
+}
+
+/// Fills `count` sectors of `data` with a pattern, as those from `first` on.
+pub(super) fn fill(pattern: Pattern, data: Dma, first: u64, count: u64) {
+    for sector in 0..count {
+        for (word, value) in (0..).zip(pattern.sector(first.wrapping_add(sector))) {
+            data.write64(sector * SECTOR + word * 8, value);
+        }
+    }
+}
+
+fn verify(
+    pattern: Pattern,
+    disk: u64,
+    data: Dma,
+    first: u64,
+    count: u64,
+) -> Result<(), DeviceError> {
+    for sector in 0..count {
+        for (word, expected) in (0..).zip(pattern.sector(first.wrapping_add(sector))) {
+            let found = data.read64(sector * SECTOR + word * 8);
+            if found != expected {
+                let offset = (first.wrapping_add(sector)).wrapping_mul(SECTOR) + word * 8;
+                return Err(DeviceError::Mismatch { disk, offset, expected, found });
+            }
+        }
+    }
+    Ok(())
+}
