@@ -18,3 +18,27 @@ pub trait PowerSink: Send + Sync {
     /// Takes one event; returns at once.
     fn raise(&self, event: PowerEvent);
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::sync::lock;
+
+    /// Collects events.
+    #[derive(Default)]
+    pub(crate) struct Events(Mutex<Vec<PowerEvent>>);
+
+    impl Events {
+        pub(crate) fn take(&self) -> Vec<PowerEvent> {
+            std::mem::take(&mut lock(&self.0))
+        }
+    }
+
+    impl PowerSink for Events {
+        fn raise(&self, event: PowerEvent) {
+            lock(&self.0).push(event);
+        }
+    }
+}

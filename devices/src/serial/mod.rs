@@ -1,0 +1,160 @@
+//! 8250 (16550A) serial port, both ways, around vm-superio's model of the registers.
+
+mod output;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use vm_superio::Trigger;
+use vm_superio::serial::SerialEvents;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::BusDevice;
+use crate::input::{ConsoleInput, Room};
+use crate::limited::warn_limited;
+use crate::sync::lock;
+use output::LineOutput;
+
+type Uart = vm_superio::Serial<Interrupt, RoomEvents, UartOutput>;
+
+/// A serial port, eight registers. What the guest sends reaches the output at every newline, or
+/// a few milliseconds after a part of a line; all of it has when [`Serial::stop`] returns.
+pub struct Serial {
+    uart: Arc<Mutex<Uart>>,
+    output: Arc<LineOutput>,
+}
+
+impl Serial {
+    /// Bytes of the registers.
+    pub const LEN: u64 = 8;
+
+    /// A port that interrupts through `irq` and sends to `output`. Fails when the host has no
+    /// event descriptor left.
+    pub fn new(irq: EventFd, output: Box<dyn Write + Send>) -> io::Result<Serial> {
+        let room = Arc::new(Room::new()?);
+        let output = Arc::new(LineOutput::new(output));
+        let uart = vm_superio::Serial::with_events(
+            Interrupt(irq),
+            RoomEvents(room),
+            UartOutput(Arc::clone(&output)),
+        );
+        Ok(Serial { uart: Arc::new(Mutex::new(uart)), output })
+    }
+
+    /// The host's end of the port's input.
+    pub fn input(&self) -> SerialInput {
+        let room = Arc::clone(&lock(&self.uart).events().0);
+        SerialInput { uart: Arc::clone(&self.uart), room }
+    }
+
+    /// Sends what is still held back and ends the thread that would have. The port goes on
+    /// working, without holding anything back.
+    pub fn stop(&self) {
+        self.output.stop();
+    }
+}
+
+impl Drop for Serial {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl BusDevice for Serial {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
+        // Registers are one byte wide; the ports of a wider access are not driven.
+        if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
+            *value = lock(&self.uart).read(offset);
+        }
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if let (&[value], Ok(offset)) = (data, u8::try_from(offset))
+            && let Err(error) = lock(&self.uart).write(offset, value)
+        {
+            warn_limited!(%error, "serial port");
+        }
+    }
+}
+
+impl fmt::Debug for Serial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Serial")
+    }
+}
+
+/// The host's end of a serial port's input. The port's FIFO has 64 bytes.
+#[derive(Clone)]
+pub struct SerialInput {
+    uart: Arc<Mutex<Uart>>,
+    room: Arc<Room>,
+}
+
+impl ConsoleInput for SerialInput {
+    fn push(&self, bytes: &[u8]) -> usize {
+        let mut uart = lock(&self.uart);
+        let wanted = &bytes[..bytes.len().min(uart.fifo_capacity())];
+        let taken = match uart.enqueue_raw_bytes(wanted) {
+            Ok(taken) => taken,
+            // The bytes are in the FIFO, the guest sees them when it next looks.
+            Err(vm_superio::serial::Error::Trigger(error)) => {
+                warn_limited!(%error, "serial port cannot interrupt");
+                wanted.len()
+            }
+            Err(_) => 0,
+        };
+        self.room.pushed(taken == bytes.len());
+        taken
+    }
+
+    fn room(&self) -> &EventFd {
+        self.room.event()
+    }
+}
+
+impl fmt::Debug for SerialInput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SerialInput")
+    }
+}
+
+/// The port's interrupt line.
+struct Interrupt(EventFd);
+
+impl Trigger for Interrupt {
+    type E = io::Error;
+
+    fn trigger(&self) -> io::Result<()> {
+        self.0.write(1)
+    }
+}
+
+/// Watches the guest empty the FIFO.
+struct RoomEvents(Arc<Room>);
+
+impl SerialEvents for RoomEvents {
+    fn buffer_read(&self) {
+        self.0.taken();
+    }
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {}
+}
+
+/// What vm-superio writes to, one byte and one flush at a time.
+struct UartOutput(Arc<LineOutput>);
+
+impl Write for UartOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push(bytes)?;
+        Ok(bytes.len())
+    }
+
+    /// Does nothing: when bytes go out is [`LineOutput`]'s affair.
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,139 @@
+use std::time::{Duration, Instant};
+
+use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
+use super::*;
+
+const DATA: u64 = 0;
+const INTERRUPT_ENABLE: u64 = 1;
+const LINE_STATUS: u64 = 5;
+
+/// Keeps every write apart.
+#[derive(Clone, Default)]
+struct Writes(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Write for Writes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        lock(&self.0).push(bytes.to_vec());
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Writes {
+    fn all(&self) -> Vec<u8> {
+        lock(&self.0).concat()
+    }
+}
+
+fn port() -> (Serial, Writes, EventFd) {
+    let irq = EventFd::new(EFD_NONBLOCK).unwrap();
+    let writes = Writes::default();
+    let serial = Serial::new(irq.try_clone().unwrap(), Box::new(writes.clone())).unwrap();
+    (serial, writes, irq)
+}
+
+fn send(serial: &mut Serial, bytes: &[u8]) {
+    for &byte in bytes {
+        serial.write(DATA, &[byte]);
+    }
+}
+
+fn receive(serial: &mut Serial) -> Option<u8> {
+    let mut byte = [0];
+    serial.read(LINE_STATUS, &mut byte);
+    (byte[0] & 1 != 0).then(|| {
+        serial.read(DATA, &mut byte);
+        byte[0]
+    })
+}
+
+#[test]
+fn a_long_line_is_one_write_and_nothing_is_lost() {
+    let (mut serial, writes, _irq) = port();
+    let text = "x".repeat(3000) + "\nlogin: ";
+    send(&mut serial, text.as_bytes());
+    drop(serial);
+    assert_eq!(writes.all(), text.as_bytes());
+    assert!(lock(&writes.0).len() < text.len() / 4, "far fewer writes than bytes");
+}
+
+#[test]
+fn part_of_a_line_goes_out_by_itself() {
+    let (mut serial, writes, _irq) = port();
+    for prompt in ["login: ", "password: "] {
+        send(&mut serial, prompt.as_bytes());
+        let patience = Instant::now() + Duration::from_secs(60);
+        while !writes.all().ends_with(prompt.as_bytes()) && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(writes.all().ends_with(prompt.as_bytes()));
+    }
+}
+
+#[test]
+fn a_stopped_port_still_sends() {
+    let (mut serial, writes, _irq) = port();
+    send(&mut serial, b"a");
+    serial.stop();
+    serial.stop();
+    assert_eq!(writes.all(), b"a");
+    send(&mut serial, b"b");
+    assert_eq!(writes.all(), b"ab");
+}
+
+#[test]
+fn an_output_that_fails_does_not_disturb_the_guest() {
+    struct Broken;
+    impl Write for Broken {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let irq = EventFd::new(EFD_NONBLOCK).unwrap();
+    let mut serial = Serial::new(irq, Box::new(Broken)).unwrap();
+    send(&mut serial, b"one\ntwo\n");
+    let mut status = [0];
+    serial.read(LINE_STATUS, &mut status);
+    assert_eq!(status[0] & 0x60, 0x60, "ready to send");
+}
+
+#[test]
+fn input_larger_than_the_fifo_arrives_whole_and_in_order() {
+    let (mut serial, _writes, irq) = port();
+    let input = serial.input();
+    serial.write(INTERRUPT_ENABLE, &[1]);
+    let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
+    let (mut pushed, mut got) = (0, Vec::new());
+    while got.len() < bytes.len() {
+        let taken = input.push(&bytes[pushed..]);
+        pushed += taken;
+        assert!(irq.read().is_ok(), "the guest is told");
+        if pushed < bytes.len() {
+            assert!(input.room().read().is_err(), "no room before the guest reads");
+            got.extend(receive(&mut serial));
+            assert!(input.room().read().is_ok(), "room after that");
+        }
+        while let Some(byte) = receive(&mut serial) {
+            got.push(byte);
+        }
+        assert!(input.room().read().is_err(), "nobody waits");
+    }
+    assert_eq!(got, bytes);
+}
+
+#[test]
+fn wide_accesses_do_nothing() {
+    let (mut serial, writes, _irq) = port();
+    serial.write(DATA, b"ab");
+    let mut data = [0xFF; 4];
+    serial.read(DATA, &mut data);
+    assert_eq!(data, [0xFF; 4]);
+    serial.stop();
+    assert!(writes.all().is_empty());
+}

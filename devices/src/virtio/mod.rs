@@ -1,0 +1,11 @@
+//! Virtio devices (Virtual I/O Device specification 1.3): what a device is ([`VirtioDevice`]),
+//! its [`queue`]s, and the [`pci`] transport that shows it to a guest.
+
+pub mod device;
+pub mod pci;
+pub mod queue;
+
+pub use device::{
+    ActivateError, Activation, DeviceInfo, DeviceType, StartedQueue, Transport, VirtioDevice,
+};
+pub use queue::QueueState;
