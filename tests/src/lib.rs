@@ -6,6 +6,7 @@
 
 pub mod cohort;
 pub mod cpio;
+pub mod linux;
 pub mod processes;
 
 pub use cohort::{Cohort, Finished, Running, kvm_is_there};

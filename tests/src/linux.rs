@@ -1,0 +1,51 @@
+//! Linux guests: Debian's stock kernel with an initrd that runs one command.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::{Cohort, cpio};
+
+/// The folder with `vmlinuz` and `initrd`, as `cargo xtask test` makes it in the outer machine.
+///
+/// # Panics
+/// Where `COHORT_DEBIAN` does not name it.
+pub fn files() -> PathBuf {
+    std::env::var_os("COHORT_DEBIAN")
+        .expect("COHORT_DEBIAN names a folder with vmlinuz and initrd; see `cargo xtask test`")
+        .into()
+}
+
+/// The kernel command line that serves most tests.
+pub const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off";
+
+/// A Linux guest that runs a shell script and ends with its status.
+pub fn guest(script: &str) -> Cohort {
+    guest_with(CMDLINE, script)
+}
+
+/// The same, with this kernel command line.
+pub fn guest_with(cmdline: &str, script: &str) -> Cohort {
+    guest_of(&files().join("vmlinuz"), cmdline, script)
+}
+
+/// The same, with another image of the kernel.
+pub fn guest_of(kernel: &Path, cmdline: &str, script: &str) -> Cohort {
+    let run = Cohort::new(["run", "-k"]).arg(kernel);
+    let initrd = run.folder().join("initrd");
+    write_initrd(&files().join("initrd"), script, &initrd);
+    run.arg("--initrd").arg(initrd).args(["-a", &format!("{cmdline} -- sh /script")]).args([
+        "--timeout",
+        "120s",
+        "--outcome",
+        "outcome.json",
+    ])
+}
+
+/// Linux unpacks archives that follow one another: the prepared one, then the script.
+fn write_initrd(prepared: &Path, script: &str, into: &Path) {
+    let mut archive = cpio::Archive::new();
+    archive.file("script", 0o755, script.as_bytes()).expect("a short script");
+    let mut initrd = fs::read(prepared).expect("the prepared initrd");
+    initrd.extend(archive.finish().expect("an archive in memory"));
+    fs::write(into, initrd).expect("an initrd in the test's folder");
+}
