@@ -11,17 +11,35 @@ mod tests;
 #[error("{what}")]
 pub struct UnitError {
     what: String,
-    help: String,
+    /// What to write instead, where that is known.
+    instead: Option<String>,
+    hint: String,
 }
 
 impl UnitError {
-    fn new(what: impl Into<String>, help: impl Into<String>) -> UnitError {
-        UnitError { what: what.into(), help: help.into() }
+    fn new(what: impl Into<String>, hint: impl Into<String>) -> UnitError {
+        UnitError { what: what.into(), instead: None, hint: hint.into() }
     }
 
-    /// What to write instead.
-    pub fn help(&self) -> &str {
-        &self.help
+    fn instead(mut self, text: impl Into<String>) -> UnitError {
+        self.instead = Some(text.into());
+        self
+    }
+
+    /// What to do, on a command line.
+    pub fn help(&self) -> String {
+        match &self.instead {
+            Some(text) => format!("write {text}{}", self.hint),
+            None => self.hint.clone(),
+        }
+    }
+
+    /// What to do, in a file whose strings are quoted.
+    pub fn help_in_file(&self) -> String {
+        match &self.instead {
+            Some(text) => format!("write {text:?}{}", self.hint),
+            None => self.hint.clone(),
+        }
     }
 }
 
@@ -44,8 +62,9 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
             let example = if number.len() <= 4 { format!("{number}M") } else { "256M".into() };
             return Err(UnitError::new(
                 format!("the size {number} has no unit"),
-                format!("write {example} for MiB, or use B, K, G or T"),
-            ));
+                " for MiB, or use B, K, G or T",
+            )
+            .instead(example));
         }
         "b" => 0,
         "k" | "kib" => 10,
@@ -85,10 +104,8 @@ pub fn parse_memory(text: &str, min: u64) -> Result<u64, UnitError> {
         ));
     }
     if !size.is_multiple_of(4096) {
-        return Err(UnitError::new(
-            format!("{text} of memory is not a multiple of 4 KiB"),
-            format!("write {}", show_size(size & !4095)),
-        ));
+        return Err(UnitError::new(format!("{text} of memory is not a multiple of 4 KiB"), "")
+            .instead(show_size(size & !4095)));
     }
     Ok(size)
 }
@@ -123,8 +140,9 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         if all_digits {
             UnitError::new(
                 format!("the duration {text} has no unit"),
-                format!("write {text}s for seconds, or use ms, m or h"),
+                " for seconds, or use ms, m or h",
             )
+            .instead(format!("{text}s"))
         } else {
             UnitError::new(format!("{text:?} is not a duration"), HELP)
         }

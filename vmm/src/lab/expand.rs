@@ -1,7 +1,9 @@
 //! Expressions in a guest's strings: what makes the guests of one `count` differ.
 //!
 //! `{name}` is the guest's name, `{index}` its number among its siblings (from 0), `{index+N}`
-//! and `{index-N}` that number moved by N. A brace is written twice: `{{`, `}}`.
+//! and `{index-N}` that number moved by N. An expression starts right after its brace; a brace
+//! with anything but a letter behind it, as in `repeat 2 { … }`, is itself, and so is the second
+//! of two, as in `{{name}`.
 
 /// The values that expressions have in one guest.
 #[derive(Clone, Copy, Debug)]
@@ -17,22 +19,19 @@ pub(super) struct Scope<'a> {
 pub(super) fn expand(text: &str, scope: Scope<'_>) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
-    while let Some(at) = rest.find(['{', '}']) {
-        let (before, from) = rest.split_at(at);
+    while let Some((before, after)) = rest.split_once('{') {
         out.push_str(before);
-        if let Some(after) = from.strip_prefix("{{") {
+        if let Some(after) = after.strip_prefix('{') {
             out.push('{');
             rest = after;
-        } else if let Some(after) = from.strip_prefix("}}") {
-            out.push('}');
-            rest = after;
-        } else if let Some((expression, after)) =
-            from.strip_prefix('{').and_then(|inner| inner.split_once('}'))
-        {
-            out.push_str(&evaluate(expression.trim(), scope)?);
+        } else if after.starts_with(|c: char| c.is_ascii_alphabetic()) {
+            let (expression, after) =
+                after.split_once('}').ok_or("an expression without its closing brace")?;
+            out.push_str(&evaluate(expression.trim_end(), scope)?);
             rest = after;
         } else {
-            return Err("a brace without its partner".into());
+            out.push('{');
+            rest = after;
         }
     }
     out.push_str(rest);
@@ -71,9 +70,16 @@ mod tests {
 
     #[test]
     fn expressions_are_replaced() {
-        assert_eq!(said("{name}: {index} {index+1} { index - 2 }").unwrap(), "node-2: 2 3 0");
+        assert_eq!(said("{name}: {index} {index+1} {index - 2}").unwrap(), "node-2: 2 3 0");
         assert_eq!(said("none").unwrap(), "none");
-        assert_eq!(said("{{index}} é {index}").unwrap(), "{index} é 2");
+    }
+
+    #[test]
+    fn other_braces_are_themselves() {
+        assert_eq!(said("{{index} é {index}").unwrap(), "{index} é 2");
+        for text in ["repeat 2 { repeat 3 { print }}", "{", "}", "{}", "a {1}", "{\n"] {
+            assert_eq!(said(text).unwrap(), text);
+        }
     }
 
     #[test]
@@ -85,8 +91,6 @@ mod tests {
             "unknown expression {index+99999999999}"
         );
         assert_eq!(said("{index-3}").unwrap_err(), "{index-3} is negative for the guest node-2");
-        for text in ["{", "}", "a{index", "{index}}"] {
-            assert_eq!(said(text).unwrap_err(), "a brace without its partner", "{text}");
-        }
+        assert_eq!(said("a{index").unwrap_err(), "an expression without its closing brace");
     }
 }

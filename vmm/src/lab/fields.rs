@@ -110,7 +110,7 @@ impl<'n> Field<'n> {
             Ok(value) if matches!(self.node.value, Value::Text(_)) => Some(value),
             Ok(_) => None,
             Err(error) => {
-                self.wrong(mistakes, error.to_string(), error.help());
+                self.wrong(mistakes, error.to_string(), error.help_in_file());
                 None
             }
         }

@@ -42,7 +42,8 @@ impl Reader<'_, '_> {
                 field.wrong(
                     self.mistakes,
                     message,
-                    "known: {name}, {index}, {index+1}; write a brace itself twice, {{ or }}",
+                    "known: {name}, {index}, {index+1}; for a brace itself, put a blank behind it, \
+                     or write {{",
                 );
                 None
             }
@@ -65,9 +66,8 @@ pub(super) fn read(
 ) -> VmSpec {
     let mut reader = Reader { scope: Scope { name, index }, dir, mistakes };
     let kernel = read_kernel(fields, &mut reader);
-    let builtin = kernel == KernelSource::Builtin;
     let initrd = fields.get("initrd").and_then(|field| {
-        if builtin {
+        if kernel == Some(KernelSource::Builtin) {
             field.wrong(
                 reader.mistakes,
                 "the built-in guest takes no initrd",
@@ -78,7 +78,9 @@ pub(super) fn read(
         let path = reader.path(&field)?;
         files::check_file(&path, &field, reader.mistakes).then_some(path)
     });
-    let cmdline = read_cmdline(fields, builtin, &mut reader);
+    let cmdline = kernel
+        .as_ref()
+        .map(|kernel| read_cmdline(fields, *kernel == KernelSource::Builtin, &mut reader));
     let disks = match fields.get("disks") {
         Some(field) => field
             .list(reader.mistakes)
@@ -100,9 +102,9 @@ pub(super) fn read(
         fields.get("timeout").and_then(|field| field.text_with_unit(mistakes, parse_duration));
     VmSpec {
         name: name.to_owned(),
-        kernel,
+        kernel: kernel.unwrap_or(KernelSource::Builtin),
         initrd,
-        cmdline,
+        cmdline: cmdline.unwrap_or_default(),
         memory: memory.unwrap_or(MEMORY_DEFAULT),
         cpus: cpus.and_then(|cpus| u8::try_from(cpus).ok()).unwrap_or(1),
         cpu_mask: cpu_mask.unwrap_or_default(),
@@ -112,20 +114,17 @@ pub(super) fn read(
     }
 }
 
-fn read_kernel(fields: &Fields<'_>, reader: &mut Reader<'_, '_>) -> KernelSource {
+/// The kernel; `None` when the lab does not say which in a way that can be understood.
+fn read_kernel(fields: &Fields<'_>, reader: &mut Reader<'_, '_>) -> Option<KernelSource> {
     let Some(field) = fields.get("kernel") else {
-        return KernelSource::Builtin;
+        return Some(KernelSource::Builtin);
     };
-    if matches!(field.text(reader.mistakes), None | Some("builtin")) {
-        return KernelSource::Builtin;
+    if field.text(reader.mistakes)? == "builtin" {
+        return Some(KernelSource::Builtin);
     }
-    match reader.path(&field) {
-        Some(path) => {
-            files::check_file(&path, &field, reader.mistakes);
-            KernelSource::Path(path)
-        }
-        None => KernelSource::Path(PathBuf::new()),
-    }
+    let path = reader.path(&field)?;
+    files::check_file(&path, &field, reader.mistakes);
+    Some(KernelSource::Path(path))
 }
 
 fn read_cmdline(fields: &Fields<'_>, builtin: bool, reader: &mut Reader<'_, '_>) -> String {

@@ -19,7 +19,12 @@ pub(super) fn read(path: &Path, root: &Node, mistakes: &mut Collector<'_>) -> Op
     let fields = Fields::of(root, "", &["schema", "lab", "vm", "expect"], mistakes)?;
     match fields.get("schema") {
         Some(schema) => {
-            schema.integer(mistakes, 1, 1);
+            if let Some(version) = schema.integer(mistakes, i64::MIN, i64::MAX)
+                && version != 1
+            {
+                let message = format!("there is no schema {version} in this version of cohort");
+                schema.wrong(mistakes, message, "write schema = 1");
+            }
         }
         None => mistakes.add(
             fields.origin,
@@ -121,6 +126,9 @@ fn read_guests(
     };
     for index in 0..count.unwrap_or(1) {
         let name = if count.is_some() { format!("{key}-{index}") } else { key.to_owned() };
+        let index = u32::try_from(index).unwrap_or(0);
+        // Read in any case, for the mistakes in it.
+        let spec = guest::read(&fields, &name, index, dir, mistakes);
         if let Some(maker) = makers.get(&name) {
             mistakes.add(
                 field.key,
@@ -130,9 +138,7 @@ fn read_guests(
             );
             continue;
         }
-        makers.insert(name.clone(), key.to_owned());
-        let index = u32::try_from(index).unwrap_or(0);
-        let spec = guest::read(&fields, &name, index, dir, mistakes);
+        makers.insert(name, key.to_owned());
         guests.push(Guest { spec, expected, table: key.to_owned() });
     }
 }
