@@ -1,6 +1,5 @@
 //! 8250 (16550A) serial port, both ways, around vm-superio's model of the registers.
 
-mod output;
 #[cfg(test)]
 mod tests;
 
@@ -16,50 +15,30 @@ use crate::bus::BusDevice;
 use crate::input::{ConsoleInput, Room};
 use crate::limited::warn_limited;
 use crate::sync::lock;
-use output::LineOutput;
 
-type Uart = vm_superio::Serial<Interrupt, RoomEvents, UartOutput>;
+type Uart = vm_superio::Serial<Interrupt, RoomEvents, Box<dyn Write + Send>>;
 
-/// A serial port, eight registers. What the guest sends reaches the output at every newline, or
-/// a few milliseconds after a part of a line; all of it has when [`Serial::stop`] returns.
+/// A serial port, eight registers.
 pub struct Serial {
     uart: Arc<Mutex<Uart>>,
-    output: Arc<LineOutput>,
 }
 
 impl Serial {
     /// Bytes of the registers.
     pub const LEN: u64 = 8;
 
-    /// A port that interrupts through `irq` and sends to `output`. Fails when the host has no
-    /// event descriptor left.
+    /// A port that interrupts through `irq` and sends to `output`, byte by byte: it is for the
+    /// output to gather them. Fails when the host has no event descriptor left.
     pub fn new(irq: EventFd, output: Box<dyn Write + Send>) -> io::Result<Serial> {
         let room = Arc::new(Room::new()?);
-        let output = Arc::new(LineOutput::new(output));
-        let uart = vm_superio::Serial::with_events(
-            Interrupt(irq),
-            RoomEvents(room),
-            UartOutput(Arc::clone(&output)),
-        );
-        Ok(Serial { uart: Arc::new(Mutex::new(uart)), output })
+        let uart = vm_superio::Serial::with_events(Interrupt(irq), RoomEvents(room), output);
+        Ok(Serial { uart: Arc::new(Mutex::new(uart)) })
     }
 
     /// The host's end of the port's input.
     pub fn input(&self) -> SerialInput {
         let room = Arc::clone(&lock(&self.uart).events().0);
         SerialInput { uart: Arc::clone(&self.uart), room }
-    }
-
-    /// Sends what is still held back and ends the thread that would have. The port goes on
-    /// working, without holding anything back.
-    pub fn stop(&self) {
-        self.output.stop();
-    }
-}
-
-impl Drop for Serial {
-    fn drop(&mut self) {
-        self.stop();
     }
 }
 
@@ -142,19 +121,4 @@ impl SerialEvents for RoomEvents {
     fn out_byte(&self) {}
     fn tx_lost_byte(&self) {}
     fn in_buffer_empty(&self) {}
-}
-
-/// What vm-superio writes to, one byte and one flush at a time.
-struct UartOutput(Arc<LineOutput>);
-
-impl Write for UartOutput {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.push(bytes)?;
-        Ok(bytes.len())
-    }
-
-    /// Does nothing: when bytes go out is [`LineOutput`]'s affair.
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

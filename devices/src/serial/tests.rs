@@ -1,5 +1,3 @@
-use std::time::{Duration, Instant};
-
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 use super::*;
@@ -51,37 +49,11 @@ fn receive(serial: &mut Serial) -> Option<u8> {
 }
 
 #[test]
-fn a_long_line_is_one_write_and_nothing_is_lost() {
+fn what_the_guest_sends_reaches_the_output_in_order() {
     let (mut serial, writes, _irq) = port();
     let text = "x".repeat(3000) + "\nlogin: ";
     send(&mut serial, text.as_bytes());
-    drop(serial);
     assert_eq!(writes.all(), text.as_bytes());
-    assert!(lock(&writes.0).len() < text.len() / 4, "far fewer writes than bytes");
-}
-
-#[test]
-fn part_of_a_line_goes_out_by_itself() {
-    let (mut serial, writes, _irq) = port();
-    for prompt in ["login: ", "password: "] {
-        send(&mut serial, prompt.as_bytes());
-        let patience = Instant::now() + Duration::from_secs(60);
-        while !writes.all().ends_with(prompt.as_bytes()) && Instant::now() < patience {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        assert!(writes.all().ends_with(prompt.as_bytes()));
-    }
-}
-
-#[test]
-fn a_stopped_port_still_sends() {
-    let (mut serial, writes, _irq) = port();
-    send(&mut serial, b"a");
-    serial.stop();
-    serial.stop();
-    assert_eq!(writes.all(), b"a");
-    send(&mut serial, b"b");
-    assert_eq!(writes.all(), b"ab");
 }
 
 #[test]
@@ -134,6 +106,5 @@ fn wide_accesses_do_nothing() {
     let mut data = [0xFF; 4];
     serial.read(DATA, &mut data);
     assert_eq!(data, [0xFF; 4]);
-    serial.stop();
     assert!(writes.all().is_empty());
 }

@@ -13,7 +13,7 @@ use cohort::signals::StopSignals;
 use cohort::spec::{
     BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSpec, KernelSource, LINUX_CMDLINE, VmSpec,
 };
-use cohort::units::{parse_duration, parse_memory};
+use cohort::units::{parse_duration, parse_memory, show_duration};
 
 use super::failure::{Failure, print_error};
 use super::terminal::Input;
@@ -86,6 +86,7 @@ pub(super) fn main(args: Args) -> Done {
     let signals = StopSignals::block().map_err(Failure::host)?;
     let outcome_file = args.outcome.clone();
     let name = args.name.clone();
+    let timeout = args.timeout;
     if let Some(path) = &outcome_file {
         check_writable(path)?;
     }
@@ -103,7 +104,7 @@ pub(super) fn main(args: Args) -> Done {
             .map_err(Failure::host)?;
     }
     let outcome = done?;
-    explain(&outcome);
+    explain(&outcome, timeout);
     Ok(outcome.ending.exit_status())
 }
 
@@ -191,17 +192,25 @@ fn check_writable(path: &Path) -> Result<(), Failure> {
 }
 
 /// Says on stderr how the guest ended, unless it ended as guests should.
-fn explain(outcome: &Outcome) {
-    let word = outcome.ending.word();
+fn explain(outcome: &Outcome, timeout: Option<Duration>) {
     let name = &outcome.name;
-    let text = match (&outcome.detail, outcome.ending) {
-        (None, Ending::Exited { .. } | Ending::Poweroff) => return,
-        (None, Ending::Reset) => format!("{name} asked for a reset, which ends a guest here"),
-        (None, _) => format!("{name} ended with {word}"),
-        (Some(detail), Ending::VmmError) => detail.clone(),
-        (Some(detail), _) => format!("{name} ended with {word}: {detail}"),
+    let ended = match outcome.ending {
+        Ending::Exited { .. } | Ending::Poweroff => return,
+        Ending::Signaled { signal } => format!("{name} was stopped by signal {signal}"),
+        Ending::Reset => format!("{name} asked for a reset, which ends a guest here"),
+        Ending::Panic => format!("the kernel of {name} panicked"),
+        Ending::Crash => format!("{name} crashed"),
+        Ending::Timeout => match timeout {
+            Some(timeout) => format!("{name} ran longer than {}", show_duration(timeout)),
+            None => format!("{name} ran too long"),
+        },
+        Ending::VmmError => outcome.detail.clone().unwrap_or_else(|| "unknown failure".into()),
     };
-    print_error(&text, outcome.help.as_deref());
+    let detail = match &outcome.detail {
+        Some(detail) if outcome.ending != Ending::VmmError => format!("{ended}: {detail}"),
+        _ => ended,
+    };
+    print_error(&detail, outcome.help.as_deref());
 }
 
 fn memory(text: &str) -> Result<u64, String> {

@@ -66,3 +66,9 @@ pub const RESET_VALUE: u8 = 1;
 pub const SLEEP_TYPE_S5: u8 = 5;
 /// PCI configuration address and data ports; a byte at 0xCF9 is the reset control register.
 pub const PORT_PCI: u16 = 0xCF8;
+/// Most virtual CPUs of a machine.
+pub const CPUS_MAX: usize = 64;
+/// Length of the PCI memory window above RAM and above 4 GiB; it starts at a multiple of this.
+pub const PCI_MMIO64_LEN: u64 = 16 << 30;
+/// Pins of the I/O APIC, which are the first interrupts of the machine.
+pub const IOAPIC_PINS: u32 = 24;

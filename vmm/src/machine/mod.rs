@@ -1,10 +1,45 @@
 //! One guest's machine: memory, processors, interrupts, devices.
 //!
-//! [`run`] is all that the rest of cohort needs: it builds the machine that a
-//! [`VmSpec`](crate::spec::VmSpec) describes, runs it in the calling thread and one thread for
-//! each virtual CPU, and says how the guest ended.
+//! [`run()`] is all that the rest of cohort needs: it builds the machine that a
+//! [`VmSpec`](crate::spec::VmSpec) describes, runs it, and says how the guest ended.
+//!
+//! | file | what it does |
+//! | --- | --- |
+//! | `run` | from description to outcome: the order of everything |
+//! | `build` | puts the machine together |
+//! | `board` | the devices and where they are |
+//! | `kvm`, `memory`, `irq` | the virtual machine, its memory slots, its interrupts |
+//! | `cpuid`, `features`, `regs` | what processors are and how they start |
+//! | `vcpu`, `kick`, `crash` | running them, stopping them, explaining their failures |
+//! | `acpi` | what the guest's kernel is told about all this |
+//! | `events`, `console`, `ending` | the calling thread: signals, time-out, console, the end |
+//!
+//! One thread runs each virtual CPU; the thread that called [`run()`] waits for the end. Devices
+//! start threads of their own when the guest's driver starts the device.
 
+mod acpi;
+mod board;
+mod build;
+mod console;
+mod cpuid;
+mod crash;
+mod ending;
+mod error;
+mod events;
+mod features;
+mod irq;
+mod kick;
+mod kvm;
 pub mod layout;
+mod memory;
+mod regs;
 mod run;
+mod usage;
+mod vcpu;
 
+#[cfg(test)]
+mod tests;
+
+use error::MachineError;
+pub use kvm::is_kvm_pvm;
 pub use run::{Console, Control, run};

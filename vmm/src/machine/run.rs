@@ -1,8 +1,18 @@
 //! The way of a guest from its description to its outcome.
 
+use std::error::Error;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
+use devices::power::PowerEvent;
+
+use super::MachineError;
+use super::build::Machine;
+use super::ending::End;
+use super::events::Events;
+use super::usage;
+use super::vcpu::Vcpus;
 use crate::outcome::{Ending, MemoryUse, Outcome};
 use crate::spec::VmSpec;
 
@@ -26,15 +36,98 @@ pub struct Control {
 /// Runs a guest to its end. Blocks the calling thread until then.
 ///
 /// Failures of the host and mistakes in `spec` end in [`Ending::VmmError`], with `detail` saying
-/// what failed and why and, where cohort knows, `help` saying what mends it.
-pub fn run(spec: &VmSpec, _console: Console, _control: Control) -> Outcome {
+/// what failed and why and, where cohort knows, `help` saying what mends it. The time-out counts
+/// from the call.
+pub fn run(spec: &VmSpec, console: Console, control: Control) -> Outcome {
+    let started = Instant::now();
+    let Console { output, input } = console;
+    let (end, pss_kib) = match Machine::build(spec, output) {
+        Ok(machine) => {
+            let deadline = spec.timeout.and_then(|timeout| started.checked_add(timeout));
+            execute(machine, input, control, deadline)
+        }
+        Err(error) => (End::Failure(error), 0),
+    };
+    let (ending, detail, help) = account(end, spec.timeout);
+    let usage = usage::of_process();
+    let memory = MemoryUse { peak_rss_kib: usage.peak_rss_kib, pss_kib };
     Outcome {
         name: spec.name.clone(),
-        ending: Ending::VmmError,
-        detail: Some("this build has no machine".into()),
-        help: None,
-        wall_ms: 0,
-        cpu_ms: 0,
-        memory: MemoryUse::default(),
+        ending,
+        detail,
+        help,
+        wall_ms: millis(started.elapsed()),
+        cpu_ms: millis(usage.cpu),
+        memory,
     }
+}
+
+/// Starts the machine, waits for its end, stops everything. Also returns the memory it held.
+fn execute(
+    machine: Machine,
+    input: Option<OwnedFd>,
+    control: Control,
+    deadline: Option<Instant>,
+) -> (End, u64) {
+    let Machine { vcpus, board, output, ending, ram } = machine;
+    match Vcpus::start(vcpus, &ending) {
+        Ok(vcpus) => {
+            Events {
+                ending: &ending,
+                output: &output,
+                signals: control.signals.map(File::from),
+                source: input.map(File::from),
+                input: board.input(),
+                pending: Vec::new(),
+                deadline,
+            }
+            .serve();
+            vcpus.join();
+        }
+        Err(error) => ending.report(End::Failure(error)),
+    }
+    // Requests that devices took from the guest are finished before its memory goes.
+    board.stop();
+    output.finish();
+    let pss_kib = usage::pss_kib();
+    drop(ram);
+    let end = ending.take();
+    (end.unwrap_or(End::Crash { detail: "no reason was reported".into(), help: None }), pss_kib)
+}
+
+/// Puts an end in the words of an outcome.
+fn account(end: End, timeout: Option<Duration>) -> (Ending, Option<String>, Option<String>) {
+    match end {
+        End::Power(PowerEvent::Exit(status)) => (Ending::Exited { status }, None, None),
+        End::Power(PowerEvent::PowerOff) => (Ending::Poweroff, None, None),
+        End::Power(PowerEvent::Reset) => (Ending::Reset, None, None),
+        End::Power(PowerEvent::Panicked) => {
+            (Ending::Panic, Some("the guest's kernel reported a panic (pvpanic)".into()), None)
+        }
+        End::Crash { detail, help } => (Ending::Crash, Some(detail), help),
+        End::Signal(signal) => {
+            (Ending::Signaled { signal }, Some(format!("stopped by signal {signal}")), None)
+        }
+        End::Timeout => {
+            let after = timeout.map(|timeout| format!("did not end within {timeout:?}"));
+            (Ending::Timeout, after, None)
+        }
+        End::Failure(error) => (Ending::VmmError, Some(chain(&error)), error.help()),
+    }
+}
+
+/// An error and its causes, in one sentence.
+fn chain(error: &MachineError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

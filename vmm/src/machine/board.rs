@@ -1,0 +1,132 @@
+//! The machine's devices, each in its place.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use devices::bus::{Bus, BusDevice};
+use devices::input::ConsoleInput;
+use devices::pci::{ConfigPorts, Ecam, PciBus};
+use devices::pvpanic::Pvpanic;
+use devices::reset::{AcpiRegisters, ExitRegister, I8042};
+use devices::serial::Serial;
+use devices::virtio::VirtioDevice;
+use memshare::MemoryHandle;
+
+use super::MachineError;
+use super::console::Output;
+use super::ending::Ending;
+use super::irq::Interrupts;
+use super::layout;
+use super::vcpu::Buses;
+use crate::spec::VmSpec;
+
+/// The devices and the buses they sit on.
+pub(super) struct Board {
+    buses: Buses,
+    pci: Arc<Mutex<PciBus>>,
+    input: Arc<dyn ConsoleInput>,
+    external_backend: bool,
+}
+
+/// What devices are connected to.
+pub(super) struct Connections<'a> {
+    pub(super) output: &'a Output,
+    pub(super) ending: &'a Arc<Ending>,
+    pub(super) interrupts: &'a Arc<Interrupts>,
+    pub(super) memory: &'a MemoryHandle,
+    /// The PCI memory window above 4 GiB.
+    pub(super) mmio64: Range<u64>,
+}
+
+impl Board {
+    /// The devices that every machine has, and the disks of this one.
+    pub(super) fn new(spec: &VmSpec, to: Connections<'_>) -> Result<Board, MachineError> {
+        let ports = Arc::new(Bus::new("I/O ports"));
+        let mmio = Arc::new(Bus::new("memory"));
+        let mmio32_end = layout::PCI_MMIO32_START + layout::PCI_MMIO32_LEN;
+        let mmio32 = layout::PCI_MMIO32_START..mmio32_end;
+        let pci = PciBus::new(mmio.clone(), mmio32, to.mmio64.clone());
+        let pci = Arc::new(Mutex::new(pci));
+
+        let serial_irq = to.interrupts.pin(layout::IRQ_COM1)?;
+        let serial = Serial::new(serial_irq, Box::new(to.output.clone()))
+            .map_err(|source| MachineError::Host { what: "a serial port", source })?;
+        let serial_input = serial.input();
+        let ending = to.ending;
+        let acpi = AcpiRegisters::new(ending.clone(), layout::SLEEP_TYPE_S5, layout::RESET_VALUE);
+        let config = ConfigPorts::new(pci.clone(), ending.clone());
+        put(&ports, "serial port", layout::PORT_COM1.into(), Serial::LEN, serial)?;
+        put(&ports, "i8042", I8042::BASE, I8042::LEN, I8042::new(ending.clone()))?;
+        let exit = ExitRegister::new(ending.clone());
+        put(&ports, "exit register", layout::PORT_EXIT.into(), ExitRegister::LEN, exit)?;
+        put(&ports, "pvpanic", layout::PORT_PVPANIC.into(), 1, Pvpanic::new(ending.clone()))?;
+        let sleep = layout::PORT_SLEEP_CONTROL.into();
+        put(&ports, "ACPI registers", sleep, AcpiRegisters::LEN, acpi)?;
+        put(&ports, "PCI", layout::PORT_PCI.into(), ConfigPorts::LEN, config)?;
+        put(&mmio, "PCI", layout::ECAM_START, layout::ECAM_LEN, Ecam::new(pci.clone()))?;
+
+        let buses = Buses { ports, mmio };
+        let input = Arc::new(serial_input);
+        let mut board = Board { buses, pci, input, external_backend: false };
+        board.add_virtio_devices(spec, &to)?;
+        Ok(board)
+    }
+
+    fn add_virtio_devices(
+        &mut self,
+        _spec: &VmSpec,
+        _to: &Connections<'_>,
+    ) -> Result<(), MachineError> {
+        Ok(())
+    }
+
+    #[expect(dead_code, reason = "virtio devices come next")]
+    fn add_virtio(
+        &mut self,
+        what: &'static str,
+        device: Box<dyn VirtioDevice>,
+        to: &Connections<'_>,
+    ) -> Result<(), MachineError> {
+        self.external_backend |= device.info().external_backend;
+        lock(&self.pci)
+            .add_virtio(device, to.memory.clone(), to.interrupts.clone())
+            .map_err(|source| MachineError::Pci { what, source })?;
+        Ok(())
+    }
+
+    /// Whether a device's backend is another process, which sees guest memory by its memfd.
+    pub(super) fn external_backend(&self) -> bool {
+        self.external_backend
+    }
+
+    /// What virtual CPUs reach.
+    pub(super) fn buses(&self) -> Buses {
+        self.buses.clone()
+    }
+
+    /// Where console input goes.
+    pub(super) fn input(&self) -> &dyn ConsoleInput {
+        &*self.input
+    }
+
+    /// Stops all devices: they finish what the guest asked of them, and end their threads.
+    pub(super) fn stop(&self) {
+        lock(&self.pci).stop_all();
+    }
+}
+
+/// Puts a device on a bus.
+fn put(
+    bus: &Bus,
+    what: &'static str,
+    base: u64,
+    len: u64,
+    device: impl BusDevice + 'static,
+) -> Result<(), MachineError> {
+    bus.insert(base, len, Arc::new(Mutex::new(device)))
+        .map_err(|source| MachineError::Device { what, source })
+}
+
+fn lock(pci: &Mutex<PciBus>) -> MutexGuard<'_, PciBus> {
+    pci.lock().unwrap_or_else(PoisonError::into_inner)
+}

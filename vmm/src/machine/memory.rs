@@ -1,0 +1,43 @@
+//! Guest RAM as KVM memory slots.
+#![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION takes a host address")]
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use memshare::GuestRam;
+
+use super::MachineError;
+use super::layout;
+
+/// Checks that a guest can have this much memory, whatever the host is.
+pub(super) fn check_size(memory: u64) -> Result<(), MachineError> {
+    if memory < layout::MEMORY_MIN {
+        return Err(MachineError::MemoryTooSmall(memory));
+    }
+    if !memory.is_multiple_of(memshare::PAGE_SIZE) {
+        return Err(MachineError::MemoryUneven(memory));
+    }
+    Ok(())
+}
+
+/// Gives the guest its RAM, one slot for each region.
+pub(super) fn attach(vm: &VmFd, ram: &GuestRam) -> Result<(), MachineError> {
+    for (slot, region) in (0u32..).zip(ram.regions()) {
+        let slot = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start.0,
+            memory_size: region.len,
+            userspace_addr: region.host as u64,
+        };
+        // SAFETY: the region is memory that guests may read and write. It belongs to `ram`, which
+        // the machine drops after its virtual CPUs have ended; no slots overlap.
+        unsafe { vm.set_user_memory_region(slot) }
+            .map_err(MachineError::kvm("KVM_SET_USER_MEMORY_REGION"))?;
+    }
+    Ok(())
+}
+
+/// End of the guest-physical addresses that are RAM.
+pub(super) fn end(ram: &GuestRam) -> u64 {
+    ram.regions().map(|region| region.start.0.saturating_add(region.len)).max().unwrap_or(0)
+}

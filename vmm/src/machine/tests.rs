@@ -1,0 +1,181 @@
+//! Whole machines that run a few instructions on the host's KVM. Skipped, and said so, where
+//! there is none.
+
+mod guest;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use guest::Program;
+
+use super::*;
+use crate::outcome::{Ending, Outcome};
+use crate::spec::{ConsoleInput, KernelSource, VmSpec};
+
+/// A guest that runs `program`, small and with one processor.
+fn spec(program: &tempfile::NamedTempFile) -> VmSpec {
+    VmSpec {
+        name: "test".into(),
+        kernel: KernelSource::Path(program.path().into()),
+        initrd: None,
+        cmdline: String::new(),
+        memory: 4 << 20,
+        cpus: 1,
+        cpu_mask: Vec::new(),
+        disks: Vec::new(),
+        input: ConsoleInput::Serial,
+        timeout: Some(Duration::from_secs(60)),
+    }
+}
+
+/// False where no guest can run.
+fn kvm() -> bool {
+    let present = Path::new("/dev/kvm").exists();
+    if !present {
+        eprintln!("skipped: there is no /dev/kvm");
+    }
+    present
+}
+
+/// Runs a guest whose console output is returned along with its outcome.
+fn run_with(spec: &VmSpec, control: Control) -> (Outcome, Vec<u8>) {
+    let (mut reader, writer) = std::io::pipe().expect("pipe");
+    let output = File::from(OwnedFd::from(writer));
+    let collector = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let outcome = run(spec, Console { output, input: None }, control);
+    (outcome, collector.join().expect("reader").expect("read"))
+}
+
+fn outcome_of(program: Program) -> Outcome {
+    let file = program.into_file();
+    run_with(&spec(&file), Control::default()).0
+}
+
+#[test]
+fn a_guest_ends_with_the_status_it_writes() {
+    if !kvm() {
+        return;
+    }
+    for status in [0, 7, 255] {
+        let outcome = outcome_of(Program::new().exit(status));
+        assert_eq!(outcome.ending, Ending::Exited { status }, "{outcome:?}");
+        assert!(outcome.memory.pss_kib > 0 && outcome.memory.peak_rss_kib > 0);
+    }
+}
+
+#[test]
+fn the_64_bit_entry_works_too() {
+    if !kvm() {
+        return;
+    }
+    let outcome = outcome_of(Program::new().long_mode().exit(9));
+    assert_eq!(outcome.ending, Ending::Exited { status: 9 }, "{outcome:?}");
+}
+
+#[test]
+fn what_the_guest_prints_arrives() {
+    if !kvm() {
+        return;
+    }
+    let file = Program::new().print("hello\nno newline").exit(0).into_file();
+    let (outcome, printed) = run_with(&spec(&file), Control::default());
+    assert_eq!(outcome.ending, Ending::Exited { status: 0 }, "{outcome:?}");
+    assert_eq!(printed, b"hello\nno newline");
+}
+
+#[test]
+fn every_power_event_has_its_outcome() {
+    if !kvm() {
+        return;
+    }
+    for (port, value, ending) in [
+        (layout::PORT_SLEEP_CONTROL, layout::SLEEP_TYPE_S5 << 2 | 1 << 5, Ending::Poweroff),
+        (layout::PORT_RESET, layout::RESET_VALUE, Ending::Reset),
+        (layout::PORT_I8042, 0xFE, Ending::Reset),
+        (layout::PORT_PVPANIC, 1, Ending::Panic),
+    ] {
+        let outcome = outcome_of(Program::new().out(port, value).exit(99));
+        assert_eq!(outcome.ending, ending, "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_triple_fault_is_a_crash() {
+    if !kvm() {
+        return;
+    }
+    let outcome = outcome_of(Program::new().triple_fault());
+    assert_eq!(outcome.ending, Ending::Crash, "{outcome:?}");
+    assert!(outcome.detail.is_some_and(|detail| detail.starts_with("triple fault")));
+}
+
+#[test]
+fn other_processors_wait_until_they_are_started() {
+    if !kvm() {
+        return;
+    }
+    let file = Program::new().start_second_processor(5).into_file();
+    let spec = VmSpec { cpus: 2, ..spec(&file) };
+    let (outcome, _) = run_with(&spec, Control::default());
+    assert_eq!(outcome.ending, Ending::Exited { status: 5 }, "{outcome:?}");
+
+    let file = Program::new().exit(3).into_file();
+    let spec = VmSpec { cpus: 64, ..self::spec(&file) };
+    let (outcome, _) = run_with(&spec, Control::default());
+    assert_eq!(outcome.ending, Ending::Exited { status: 3 }, "{outcome:?}");
+}
+
+#[test]
+fn a_guest_that_does_not_end_is_stopped() {
+    if !kvm() {
+        return;
+    }
+    for program in [Program::new().halt(), Program::new().spin()] {
+        let file = program.into_file();
+        let spec = VmSpec { timeout: Some(Duration::from_millis(50)), ..spec(&file) };
+        let (outcome, _) = run_with(&spec, Control::default());
+        assert_eq!(outcome.ending, Ending::Timeout, "{outcome:?}");
+        assert!(outcome.wall_ms >= 50);
+    }
+}
+
+#[test]
+fn a_signal_stops_the_guest() {
+    if !kvm() {
+        return;
+    }
+    let file = Program::new().spin().into_file();
+    let signals = Some(guest::pending_signal(libc::SIGUSR2));
+    let (outcome, _) = run_with(&spec(&file), Control { signals });
+    assert_eq!(outcome.ending, Ending::Signaled { signal: 12 }, "{outcome:?}");
+}
+
+#[test]
+fn mistakes_are_told_before_anything_runs() {
+    if !kvm() {
+        return;
+    }
+    let file = Program::new().exit(0).into_file();
+    let good = spec(&file);
+    for (spec, detail) in [
+        (VmSpec { memory: 1 << 20, ..good.clone() }, "1048576 bytes of guest memory are too few"),
+        (VmSpec { memory: (4 << 20) + 1, ..good.clone() }, "4194305 bytes of guest memory"),
+        (VmSpec { memory: 1 << 60, ..good.clone() }, ""),
+        (VmSpec { cpus: 0, ..good.clone() }, "0 virtual CPUs"),
+        (VmSpec { cpus: 65, ..good.clone() }, "65 virtual CPUs"),
+        (VmSpec { cpu_mask: vec!["nonsense".into()], ..good.clone() }, "unknown CPU features"),
+        (VmSpec { kernel: KernelSource::Path("/nowhere".into()), ..good.clone() }, ""),
+        (VmSpec { initrd: Some("/nowhere".into()), ..good.clone() }, ""),
+    ] {
+        let (outcome, _) = run_with(&spec, Control::default());
+        assert_eq!(outcome.ending, Ending::VmmError, "{outcome:?}");
+        let said = outcome.detail.unwrap_or_default();
+        assert!(!said.is_empty() && said.starts_with(detail), "{said}");
+    }
+}
