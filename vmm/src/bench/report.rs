@@ -8,6 +8,9 @@ use serde::{Serialize, Serializer};
 
 use super::samples::Samples;
 
+/// The load average up to which a host counts as quiet.
+const QUIET: f64 = 0.7;
+
 /// The findings of one benchmark.
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -34,6 +37,8 @@ pub struct Host {
     pub processors: usize,
     /// `kvm-pvm`, `kvm-amd`, `kvm-intel`: which KVM runs the guests.
     pub kvm: &'static str,
+    /// How many threads were busy on average in the minute before.
+    pub load: f64,
 }
 
 /// One quantity of one contender.
@@ -124,7 +129,9 @@ impl Check {
 impl Report {
     /// An empty report of the benchmark called `bench`, on this host.
     pub fn new(bench: &'static str) -> Report {
-        Report { bench, host: Host::this(), figures: vec![], checks: vec![], notes: vec![] }
+        let host = Host::this();
+        let notes = host.busy().into_iter().collect();
+        Report { bench, host, figures: vec![], checks: vec![], notes }
     }
 
     /// The report as one JSON object.
@@ -151,13 +158,29 @@ impl Host {
             processor: processor.unwrap_or_else(|| "unknown".to_owned()),
             processors: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             kvm,
+            load: fs::read_to_string("/proc/loadavg")
+                .ok()
+                .and_then(|text| text.split_whitespace().next()?.parse().ok())
+                .unwrap_or_default(),
         }
+    }
+
+    /// What to say when the host was not idle.
+    fn busy(&self) -> Option<String> {
+        (self.load > QUIET).then(|| {
+            format!(
+                "other work kept {} threads busy in the minute before, on {} processors; times are \
+                 longer and rates lower than on a quiet host, and ratios uncertain",
+                digits(self.load),
+                self.processors
+            )
+        })
     }
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Host { kernel, processor, processors, kvm } = &self.host;
+        let Host { kernel, processor, processors, kvm, .. } = &self.host;
         writeln!(
             f,
             "cohort bench {}: Linux {kernel}, {processors} x {processor}, {kvm}",
@@ -246,7 +269,7 @@ mod tests {
     use super::*;
 
     fn report() -> Report {
-        let mut report = Report::new("boot");
+        let mut report = Report { notes: vec![], ..Report::new("boot") };
         let rounds: Samples = [3.0, 1.0, 2.0].into_iter().collect();
         report.figures.push(Figure {
             what: "processor time".to_owned(),
@@ -277,6 +300,14 @@ mod tests {
             assert!(text.contains(word), "{word} is missing:\n{text}");
         }
         assert!(text.ends_with("note: a peer is missing\n"));
+    }
+
+    #[test]
+    fn a_busy_host_is_told_of() {
+        let quiet = Host { load: 0.1, processors: 2, ..Host::this() };
+        assert_eq!(quiet.busy(), None);
+        let busy = Host { load: 5.0, ..quiet }.busy().expect("a note");
+        assert!(busy.contains("5.00 threads busy"), "{busy}");
     }
 
     #[test]
