@@ -10,7 +10,7 @@ use cohort::lab::results::{Results, ResultsError, default_dir};
 use cohort::lab::supervisor::{self, GuestCommand, Options};
 use cohort::lab::{Lab, LabError};
 use cohort::signals::StopSignals;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use serde_json::json;
 
 use super::failure::{Failure, print_error};
@@ -109,7 +109,7 @@ fn run(args: &RunArgs) -> Done {
     if args.lab.json {
         print_json(&report)?;
     } else {
-        print(&format!("{}\n", table(&report)))?;
+        print(&format!("{}\n", table(&report).trim_fmt()))?;
     }
     for guest in report.guests.iter().filter(|guest| !guest.as_expected) {
         complain(guest);
@@ -150,9 +150,10 @@ fn raise_descriptor_limit() {
 
 fn table(report: &Report) -> Table {
     let mut table = Table::new();
-    table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
-        .set_header(["guest", "outcome", "status", "expected", "wall", "cpu", "memory", "peak"]);
+    table.load_preset(presets::NOTHING);
+    table.set_style(TableComponent::HeaderLines, '─');
+    table.set_style(TableComponent::MiddleHeaderIntersections, '─');
+    table.set_header(["guest", "outcome", "status", "expected", "wall", "cpu", "memory", "peak"]);
     for guest in &report.guests {
         let outcome = &guest.outcome;
         let expected =

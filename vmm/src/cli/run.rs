@@ -13,7 +13,7 @@ use cohort::signals::StopSignals;
 use cohort::spec::{
     BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSpec, KernelSource, LINUX_CMDLINE, VmSpec,
 };
-use cohort::units::{parse_duration, parse_memory, show_duration};
+use cohort::units::{parse_duration, parse_memory};
 
 use super::failure::{Failure, print_error};
 use super::terminal::Input;
@@ -86,7 +86,6 @@ pub(super) fn main(args: Args) -> Done {
     let signals = StopSignals::block().map_err(Failure::host)?;
     let outcome_file = args.outcome.clone();
     let name = args.name.clone();
-    let timeout = args.timeout;
     if let Some(path) = &outcome_file {
         check_writable(path)?;
     }
@@ -104,7 +103,7 @@ pub(super) fn main(args: Args) -> Done {
             .map_err(Failure::host)?;
     }
     let outcome = done?;
-    explain(&outcome, timeout);
+    explain(&outcome);
     Ok(outcome.ending.exit_status())
 }
 
@@ -192,25 +191,17 @@ fn check_writable(path: &Path) -> Result<(), Failure> {
 }
 
 /// Says on stderr how the guest ended, unless it ended as guests should.
-fn explain(outcome: &Outcome, timeout: Option<Duration>) {
+fn explain(outcome: &Outcome) {
+    let word = outcome.ending.word();
     let name = &outcome.name;
-    let ended = match outcome.ending {
-        Ending::Exited { .. } | Ending::Poweroff => return,
-        Ending::Signaled { signal } => format!("{name} was stopped by signal {signal}"),
-        Ending::Reset => format!("{name} asked for a reset, which ends a guest here"),
-        Ending::Panic => format!("the kernel of {name} panicked"),
-        Ending::Crash => format!("{name} crashed"),
-        Ending::Timeout => match timeout {
-            Some(timeout) => format!("{name} ran longer than {}", show_duration(timeout)),
-            None => format!("{name} ran too long"),
-        },
-        Ending::VmmError => outcome.detail.clone().unwrap_or_else(|| "unknown failure".into()),
+    let text = match (&outcome.detail, outcome.ending) {
+        (None, Ending::Exited { .. } | Ending::Poweroff) => return,
+        (None, Ending::Reset) => format!("{name} asked for a reset, which ends a guest here"),
+        (None, _) => format!("{name} ended with {word}"),
+        (Some(detail), Ending::VmmError) => detail.clone(),
+        (Some(detail), _) => format!("{name} ended with {word}: {detail}"),
     };
-    let detail = match &outcome.detail {
-        Some(detail) if outcome.ending != Ending::VmmError => format!("{ended}: {detail}"),
-        _ => ended,
-    };
-    print_error(&detail, outcome.help.as_deref());
+    print_error(&text, outcome.help.as_deref());
 }
 
 fn memory(text: &str) -> Result<u64, String> {
