@@ -13,13 +13,15 @@
 
 .set CR0_PE, 1 << 0
 .set CR0_MP, 1 << 1
-.set CR0_EM, 1 << 2
-.set CR0_TS, 1 << 3
+.set CR0_ET, 1 << 4
 .set CR0_NE, 1 << 5
 .set CR0_PG, 1 << 31
 .set CR4_PAE, 1 << 5
 .set CR4_OSFXSR, 1 << 9
 .set CR4_OSXMMEXCPT, 1 << 10
+# No SMEP and no SMAP, which a boot loader may have switched on: all pages here are CPL 3's.
+.set OUR_CR0, CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_PG
+.set OUR_CR4, CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT
 .set MSR_EFER, 0xC0000080
 .set EFER_LME, 1 << 8
 
@@ -41,8 +43,7 @@
 pvh_start:
     cli
     cld
-    mov eax, cr4
-    or eax, CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT
+    mov eax, OUR_CR4
     mov cr4, eax
     mov eax, offset pml4
     mov cr3, eax
@@ -50,9 +51,7 @@ pvh_start:
     rdmsr
     or eax, EFER_LME
     wrmsr
-    mov eax, cr0
-    and eax, ~(CR0_EM | CR0_TS)
-    or eax, CR0_PE | CR0_MP | CR0_NE | CR0_PG
+    mov eax, OUR_CR0
     mov cr0, eax
     lgdt [gdt_pointer]
     mov edi, BOOT_PVH
@@ -68,14 +67,11 @@ pvh_start:
 long_start:
     cli
     cld
-    mov rax, cr4
-    or rax, CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT
+    mov eax, OUR_CR4
     mov cr4, rax
     mov eax, offset pml4
     mov cr3, rax
-    mov rax, cr0
-    and rax, ~(CR0_EM | CR0_TS)
-    or rax, CR0_MP | CR0_NE
+    mov eax, OUR_CR0
     mov cr0, rax
     lgdt [gdt_pointer]
     mov edi, BOOT_LINUX

@@ -12,5 +12,6 @@ pub const IO_ERROR: u8 = 122;
 pub const VERIFY_MISMATCH: u8 = 123;
 /// The processor raised an exception: a defect of the guest, or of the machine.
 pub const EXCEPTION: u8 = 119;
-/// The guest panicked, or was started in a way that it does not know.
+/// The guest panicked, was started in a way that it does not know, or has too little memory for
+/// what the script asks.
 pub const GUEST_DEFECT: u8 = 118;

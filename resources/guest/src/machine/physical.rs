@@ -3,6 +3,9 @@
 
 use core::arch::asm;
 
+/// An address that no page table here ever maps.
+const UNMAPPED: u64 = 1 << 46;
+
 /// What the page tables of `entry.s` map from the start.
 pub const MAPPED: u64 = 1 << 32;
 
@@ -21,6 +24,12 @@ pub unsafe fn bytes(address: u64, len: usize) -> Option<&'static [u8]> {
     let start = core::ptr::with_exposed_provenance(usize::try_from(address).ok()?);
     // SAFETY: mapped, not null, and constant by the caller's promise.
     Some(unsafe { core::slice::from_raw_parts(start, len) })
+}
+
+/// Reads where nothing is mapped: a page fault.
+pub fn fault() {
+    // SAFETY: the read has no effect but its exception, which ends the guest.
+    let _ = unsafe { Registers::new(UNMAPPED, 1) }.read8(0);
 }
 
 /// The lower and the upper 32 bits.

@@ -96,6 +96,16 @@ impl Function {
         window: &mut Window,
         (tables, pool): (&mut PageTables, &mut Pool),
     ) -> Option<Registers> {
+        let (mut base, wide) = self.base(bar)?;
+        if base == 0 {
+            base = self.assign(BAR + 4 * bar, wide, window)?;
+        }
+        tables.map(base.checked_add(u64::from(offset))?, u64::from(len), pool)
+    }
+
+    /// Where base address register `bar` points to, and whether the next one is its upper half.
+    /// `None` if it is not for memory.
+    fn base(self, bar: u8) -> Option<(u64, bool)> {
         let register = BAR + 4 * bar;
         let low = self.read(register);
         if low & BAR_IO != 0 {
@@ -103,11 +113,20 @@ impl Function {
         }
         let wide = low & BAR_WIDTH == BAR_64 && bar < 5;
         let high = if wide { self.read(register + 4) } else { 0 };
-        let mut base = u64::from(high) << 32 | u64::from(low & !BAR_FLAGS);
-        if base == 0 {
-            base = self.assign(register, wide, window)?;
-        }
-        tables.map(base.checked_add(u64::from(offset))?, u64::from(len), pool)
+        Some((u64::from(high) << 32 | u64::from(low & !BAR_FLAGS), wide))
+    }
+
+    /// The memory that firmware gave the function: base address registers and where they point.
+    pub fn bases(self) -> impl Iterator<Item = (u8, u64)> {
+        let mut next = 0;
+        (0..6).filter_map(move |bar| {
+            if bar < next {
+                return None;
+            }
+            let (base, wide) = self.base(bar)?;
+            next = bar + if wide { 2 } else { 1 };
+            (base != 0).then_some((bar, base))
+        })
     }
 
     /// Gives a base address register a place in the window.

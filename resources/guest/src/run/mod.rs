@@ -9,7 +9,8 @@ use core::fmt::{self, Write};
 use crate::machine::clock::Clock;
 use crate::machine::serial::Serial;
 use crate::machine::traps::InterruptTable;
-use crate::machine::{power, ring0, sleep};
+use crate::machine::{physical, power, ring0, sleep};
+use crate::pci;
 use crate::script::{Command, Script};
 use crate::status;
 use crate::virtio::blk::Block;
@@ -90,6 +91,8 @@ impl<'g> Guest<'g> {
                 ring0::halt()
             }
             Command::Hang => ring0::halt(),
+            Command::Fault => physical::fault(),
+            Command::PciList => self.list_functions(),
             Command::Repeat { count, body } => {
                 for _ in 0..count {
                     self.commands(body)?;
@@ -110,6 +113,17 @@ impl<'g> Guest<'g> {
             }
         }
         Ok(())
+    }
+
+    fn list_functions(&self) {
+        for function in pci::functions() {
+            let pci::Function { number, vendor, device } = function;
+            let name = format_args!("pci.list: {}.{}", number >> 3, number & 7);
+            self.say(format_args!("{name} {vendor:04x}:{device:04x}"));
+            for (bar, base) in function.bases() {
+                self.say(format_args!("{name} {vendor:04x}:{device:04x} bar {bar} {base:#x}"));
+            }
+        }
     }
 
     fn touch(&mut self, len: u64) -> Result<(), Stop> {

@@ -30,6 +30,10 @@ pub enum Command<'a> {
     TripleFault,
     /// `hang`: halts for ever with interrupts off.
     Hang,
+    /// `fault`: reads memory that is not mapped.
+    Fault,
+    /// `pci.list`: prints the functions on bus 0 and where their memory is.
+    PciList,
     /// `repeat N { SCRIPT }`.
     Repeat {
         /// How many times.
@@ -183,6 +187,8 @@ impl<'a> Command<'a> {
             "panic" => plain(words, Command::Panic)?,
             "triple-fault" => plain(words, Command::TripleFault)?,
             "hang" => plain(words, Command::Hang)?,
+            "fault" => plain(words, Command::Fault)?,
+            "pci.list" => plain(words, Command::PciList)?,
             "repeat" => {
                 words.only(1, &[])?;
                 let count = words.positional(0, "COUNT", "a number", units::number)?;

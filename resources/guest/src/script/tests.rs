@@ -74,6 +74,73 @@ fn mistakes_say_where_and_what() {
 }
 
 #[test]
+fn device_commands_have_defaults_and_keys() {
+    let range = SectorRange { sector: 8, sectors: 2048 };
+    let cases = [
+        (
+            "blk.write 4k 1M seed=0x7 disk=2 qd=32 queues=4",
+            Command::Disk {
+                disk: 2,
+                action: DiskAction::Write { range, seed: 7 },
+                depth: 32,
+                queues: 4,
+            },
+        ),
+        (
+            "blk.verify 4k 1M",
+            Command::Disk {
+                disk: 0,
+                action: DiskAction::Verify { range, seed: 1 },
+                depth: 8,
+                queues: 1,
+            },
+        ),
+        (
+            "blk.flush disk=1",
+            Command::Disk { disk: 1, action: DiskAction::Flush, depth: 8, queues: 1 },
+        ),
+        (
+            "bench.randwrite 4k qd=32 secs=0.5",
+            Command::Bench(Bench {
+                write: true,
+                sectors: 8,
+                depth: 32,
+                queues: 1,
+                nanoseconds: 500_000_000,
+                disk: 0,
+                seed: 1,
+            }),
+        ),
+        ("virtio.fuzz registers count=9", Command::Fuzz(Fuzz::Registers { seed: 1, count: 9 })),
+        ("virtio.fuzz loop disk=3", Command::Fuzz(Fuzz::Loop { disk: 3 })),
+        ("rng.read 4k", Command::RngRead { len: 4096 }),
+    ];
+    for (text, expected) in cases {
+        assert_eq!(commands(text), [expected], "{text}");
+    }
+}
+
+#[test]
+fn device_commands_refuse_what_they_cannot_do() {
+    let cases = [
+        ("blk.write 100 1M", "column 11: OFFSET is \"100\", must be a multiple of 512"),
+        ("blk.write 0 0", "column 13: LEN is \"0\", must be a multiple of 512, not 0"),
+        ("blk.write 0", "column 1: LEN is missing: a multiple of 512"),
+        ("blk.sum 0 1M seed=1", "column 14: there is no seed= here, only disk=, qd=, queues="),
+        ("blk.sum 0 1M qd=86", "column 17: qd is \"86\", must be a number from 1 to 85"),
+        ("blk.sum 0 1M qd=1 qd=2", "column 19: qd= is given twice"),
+        ("blk.erase 0 1M", "column 1: there is no command \"blk.erase\""),
+        ("bench.randread 2M", "column 16: SIZE is \"2M\", must be a multiple of 512 up to 1M"),
+        ("virtio.fuzz all", "column 13: WHAT is \"all\", must be registers, config, kick"),
+        ("virtio.fuzz kick disk=1", "column 18: there is no disk= here"),
+    ];
+    for (text, expected) in cases {
+        let found = mistake(text);
+        assert!(found.starts_with(&format!("script error: command 1, {expected}")), "{found}");
+    }
+}
+
+#[test]
 fn nesting_has_a_limit() {
     let deep = |levels| format!("{}hang{}", "repeat 1 {".repeat(levels), "}".repeat(levels));
     assert_eq!(Script::new(&deep(8)).check(), Ok(()));

@@ -49,6 +49,8 @@ pub struct Queue {
     published: u16,
     /// Running index of the next used entry.
     seen: u16,
+    /// The device's index when last looked at: a line of memory that both sides fight for.
+    used: u16,
 }
 
 impl Queue {
@@ -60,8 +62,17 @@ impl Queue {
         doorbell: (Registers, u64),
         event_index: bool,
     ) -> Queue {
-        let queue =
-            Queue { index, layout, memory, doorbell, event_index, next: 0, published: 0, seen: 0 };
+        let queue = Queue {
+            index,
+            layout,
+            memory,
+            doorbell,
+            event_index,
+            next: 0,
+            published: 0,
+            seen: 0,
+            used: 0,
+        };
         memory.write16(layout.available, NO_INTERRUPT);
         queue.set_used_event();
         queue
@@ -120,10 +131,13 @@ impl Queue {
     /// device wrote.
     #[inline]
     pub fn pop(&mut self) -> Option<(u32, u32)> {
-        if self.memory.read16(self.layout.used_index()) == self.seen {
-            return None;
+        if self.used == self.seen {
+            self.used = self.memory.read16(self.layout.used_index());
+            if self.used == self.seen {
+                return None;
+            }
+            fence(Ordering::Acquire);
         }
-        fence(Ordering::Acquire);
         let entry = self.layout.used_entry(self.seen);
         let completed = (self.memory.read32(entry), self.memory.read32(entry + 4));
         self.seen = self.seen.wrapping_add(1);
