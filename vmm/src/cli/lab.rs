@@ -192,7 +192,7 @@ fn mebibytes(kib: u64) -> String {
 fn complain(guest: &GuestReport) {
     let outcome = &guest.outcome;
     let mut text = format!(
-        "{} ended with {} (status {}), expected {}",
+        "{}: {} (status {}), expected {}",
         outcome.name,
         outcome.ending.word(),
         guest.exit_status,

@@ -196,10 +196,12 @@ fn explain(outcome: &Outcome) {
     let name = &outcome.name;
     let text = match (&outcome.detail, outcome.ending) {
         (None, Ending::Exited { .. } | Ending::Poweroff) => return,
-        (None, Ending::Reset) => format!("{name} asked for a reset, which ends a guest here"),
-        (None, _) => format!("{name} ended with {word}"),
+        (None, Ending::Reset) => {
+            format!("{name}: reset: the guest asked for one, which ends it here")
+        }
+        (None, _) => format!("{name}: {word}"),
         (Some(detail), Ending::VmmError) => detail.clone(),
-        (Some(detail), _) => format!("{name} ended with {word}: {detail}"),
+        (Some(detail), _) => format!("{name}: {word}: {detail}"),
     };
     print_error(&text, outcome.help.as_deref());
 }

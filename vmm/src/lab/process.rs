@@ -84,7 +84,8 @@ impl GuestProcess {
         }
         let mut process = Command::new(&command.program);
         process
-            .arg0("cohort")
+            // For whoever looks at the process list.
+            .arg0(format!("cohort:{}", spec.name))
             .args(&command.args)
             .args(["--spec", &spec_file.as_raw_fd().to_string()])
             .args(["--outcome", &outcome_writer.as_raw_fd().to_string()])
