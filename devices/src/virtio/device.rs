@@ -98,6 +98,13 @@ pub struct StartedQueue {
     pub doorbell: EventFd,
 }
 
+impl StartedQueue {
+    /// Where the queue stands.
+    pub fn state(&self) -> QueueState {
+        self.queue.state(self.index)
+    }
+}
+
 /// What a started device may ask of its transport, from any thread.
 pub trait Transport: Send + Sync {
     /// Sends a used buffer notification for the queue of this number.

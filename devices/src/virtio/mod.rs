@@ -1,9 +1,14 @@
 //! Virtio devices (Virtual I/O Device specification 1.3): what a device is ([`VirtioDevice`]),
 //! its [`queue`]s, and the [`pci`] transport that shows it to a guest.
 
+pub mod blk;
+pub mod console;
 pub mod device;
 pub mod pci;
+mod polling;
 pub mod queue;
+pub mod rng;
+mod worker;
 
 pub use device::{
     ActivateError, Activation, DeviceInfo, DeviceType, StartedQueue, Transport, VirtioDevice,

@@ -1,0 +1,163 @@
+//! The device: features, configuration, and one thread for each queue that the driver enabled.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use storage::Disk;
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
+    VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY,
+    VIRTIO_BLK_F_WRITE_ZEROES,
+};
+
+use super::config::{self, WRITEBACK};
+use super::request::{Facts, ID_LEN};
+use super::worker::QueueWorker;
+use crate::virtio::device::{
+    Activation, ActivateError, DeviceInfo, DeviceType, VirtioDevice,
+};
+use crate::virtio::queue::QueueState;
+use crate::virtio::worker::{Wake, Worker};
+
+const QUEUE_SIZE: u16 = 256;
+/// Most queues of a device.
+const QUEUES_MAX: u16 = 64;
+
+/// A virtio block device.
+pub struct Block {
+    info: DeviceInfo,
+    disk: Disk,
+    serial: [u8; ID_LEN],
+    config: Vec<u8>,
+    /// Whether a write is answered before it is durable. Shared with the queues' threads.
+    writeback: Arc<AtomicBool>,
+    /// Features that the driver accepted when it last started the device.
+    accepted: u64,
+    workers: Vec<Worker<QueueWorker>>,
+}
+
+impl Block {
+    /// A stopped device with `queues` request queues (1 to 64) on `disk`, which tells the driver
+    /// the first 20 bytes of `serial`.
+    pub fn new(disk: Disk, queues: u16, serial: &str) -> Block {
+        let queues = queues.clamp(1, QUEUES_MAX);
+        let mut features = 1 << VIRTIO_BLK_F_SEG_MAX
+            | 1 << VIRTIO_BLK_F_BLK_SIZE
+            | 1 << VIRTIO_BLK_F_FLUSH
+            | 1 << VIRTIO_BLK_F_TOPOLOGY
+            | 1 << VIRTIO_BLK_F_CONFIG_WCE
+            | 1 << VIRTIO_BLK_F_MQ;
+        features |= if disk.read_only() {
+            1 << VIRTIO_BLK_F_RO
+        } else {
+            1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
+        };
+        let mut id = [0; ID_LEN];
+        for (to, from) in id.iter_mut().zip(serial.bytes()) {
+            *to = from;
+        }
+        Block {
+            info: DeviceInfo {
+                id: DeviceType::Block,
+                queue_sizes: vec![QUEUE_SIZE; usize::from(queues)],
+                features,
+                external_backend: false,
+            },
+            config: config::initial(&disk, queues).to_vec(),
+            disk,
+            serial: id,
+            writeback: Arc::new(AtomicBool::new(true)),
+            accepted: 0,
+            workers: Vec::new(),
+        }
+    }
+
+    fn start_queues(&mut self, with: Activation) -> Result<(), ActivateError> {
+        let facts = Arc::new(Facts {
+            features: with.features,
+            serial: self.serial,
+            writeback: Arc::clone(&self.writeback),
+        });
+        for queue in with.queues {
+            let wake = Wake::new()?;
+            wake.add_signals(&queue.doorbell)?;
+            let disk = self
+                .disk
+                .queue(queue.queue.size())
+                .map_err(|error| ActivateError::Disk(Box::new(error)))?;
+            if let Some(ready) = disk.ready_fd() {
+                wake.add_readable(ready)?;
+            }
+            let name = format!("virtio-blk/{}", queue.index);
+            let transport = Arc::clone(&with.transport);
+            let worker = QueueWorker::new(queue, disk, Arc::clone(&facts), transport);
+            self.workers.push(Worker::start(&name, worker, wake, QueueWorker::run)?);
+        }
+        Ok(())
+    }
+}
+
+impl VirtioDevice for Block {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn read_config(&self, offset: usize, out: &mut [u8]) {
+        for (at, byte) in (offset..).zip(out) {
+            *byte = match at {
+                WRITEBACK => self.writeback.load(Ordering::Relaxed).into(),
+                _ => self.config.get(at).copied().unwrap_or(0),
+            };
+        }
+    }
+
+    fn write_config(&mut self, offset: usize, data: &[u8]) {
+        // Before the device starts, features may not be agreed on yet; what is written then
+        // counts only if this one is.
+        let may = self.workers.is_empty() || self.accepted & 1 << VIRTIO_BLK_F_CONFIG_WCE != 0;
+        if let (WRITEBACK, &[value], true) = (offset, data, may) {
+            self.writeback.store(value & 1 != 0, Ordering::Relaxed);
+        }
+    }
+
+    fn start(&mut self, with: Activation) -> Result<(), ActivateError> {
+        self.stop();
+        self.accepted = with.features;
+        if with.features & 1 << VIRTIO_BLK_F_CONFIG_WCE == 0 {
+            // A driver that cannot flush relies on every write.
+            let flushes = with.features & 1 << VIRTIO_BLK_F_FLUSH != 0;
+            self.writeback.store(flushes, Ordering::Relaxed);
+        }
+        let started = self.start_queues(with);
+        if started.is_err() {
+            self.stop();
+        }
+        started
+    }
+
+    fn stop(&mut self) -> Vec<QueueState> {
+        for worker in &self.workers {
+            worker.tell_to_stop();
+        }
+        let stopped = self.workers.drain(..).filter_map(Worker::stop);
+        let states = stopped.map(|worker| worker.state()).collect();
+        self.writeback.store(true, Ordering::Relaxed);
+        states
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Block")
+            .field("info", &self.info)
+            .field("threads", &self.workers.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,236 @@
+//! What a driver asks for (virtio 1.3, 5.2.6), parsed once. Nothing of it is read from guest
+//! memory again.
+
+#![expect(unsafe_code, reason = "data goes straight from and to guest memory")]
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use memshare::GuestMemory;
+use storage::{Buffers, DiskRange, DiskRequest, Operation, Owner};
+use virtio_bindings::virtio_blk::{
+    VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
+    VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
+    VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
+
+use crate::limited::warn_limited;
+use crate::virtio::queue::{Chain, RingError, Segment, pieces};
+
+/// Bytes of a device's identification.
+pub(super) const ID_LEN: usize = 20;
+/// Bytes of a request's header: type, reserved, sector.
+const HEADER_LEN: usize = 16;
+/// Bytes of one range to discard or to zero: sector, number of sectors, flags.
+const RANGE_LEN: usize = 16;
+/// Flag of such a range: the space may be given back.
+const UNMAP: u32 = 1;
+
+/// What does not change while the device is started.
+pub(super) struct Facts {
+    /// Features that driver and device agreed on.
+    pub(super) features: u64,
+    pub(super) serial: [u8; ID_LEN],
+    /// Whether a write is answered before it is durable.
+    pub(super) writeback: Arc<AtomicBool>,
+}
+
+/// How a request ended, as the driver is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Status {
+    Ok = VIRTIO_BLK_S_OK as u8,
+    IoError = VIRTIO_BLK_S_IOERR as u8,
+    Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
+}
+
+/// Where the answer goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    head: u16,
+    /// The last byte of the device-writable part.
+    status: GuestAddress,
+    /// Bytes of the device-writable part.
+    writable: u64,
+    /// Bytes of it that success fills, from its start.
+    filled: u64,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// This is done already.
+    Done(Status),
+    /// The disk does it.
+    Disk(DiskRequest),
+}
+
+impl Reply {
+    /// The descriptor that the request began with.
+    pub(super) fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// Writes the status; returns how many bytes, from the first device-writable one, the device
+    /// has written without a gap (virtio 1.3, 2.7.8.2).
+    pub(super) fn write(&self, status: Status, memory: &GuestMemory) -> u32 {
+        // Was found to be in memory when the request was parsed.
+        let _ = memory.write_obj(status as u8, self.status);
+        let filled = if status == Status::Ok { self.filled } else { 0 };
+        let written = if filled + 1 == self.writable { self.writable } else { filled };
+        u32::try_from(written).unwrap_or(u32::MAX)
+    }
+}
+
+/// Parses the request in `chain`. `owner` keeps `memory` mapped. An error means that the chain is
+/// none a driver may make.
+pub(super) fn parse(
+    chain: &Chain,
+    memory: &GuestMemory,
+    owner: &Owner,
+    facts: &Facts,
+) -> Result<(Reply, Work), RingError> {
+    let request = Parser { chain, memory, owner };
+    let readable = total(chain.readable());
+    let writable = total(chain.writable());
+    let Some(last) = chain.writable().last() else { return Err(RingError::Short(chain.head())) };
+    // Saturated at the end of the address space, it is not in memory.
+    let status = GuestAddress(last.address.0.saturating_add(u64::from(last.len) - 1));
+    if !memory.address_in_range(status) {
+        return Err(RingError::Address(chain.head()));
+    }
+    if readable < HEADER_LEN as u64 {
+        return Err(RingError::Short(chain.head()));
+    }
+    let mut header = [0; HEADER_LEN];
+    request.copy_out(0, &mut header)?;
+    let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = header;
+    let kind = u32::from_le_bytes([t0, t1, t2, t3]);
+    let sector = u64::from_le_bytes(sector);
+    let data_out = readable - HEADER_LEN as u64;
+    let data_in = writable - 1;
+
+    let mut filled = 0;
+    let work = match kind {
+        VIRTIO_BLK_T_IN => {
+            filled = data_in;
+            let buffers = request.buffers(chain.writable(), 0, data_in)?;
+            transfer(Operation::Read, sector, data_in, buffers)
+        }
+        VIRTIO_BLK_T_OUT => {
+            let buffers = request.buffers(chain.readable(), HEADER_LEN as u64, data_out)?;
+            transfer(Operation::Write, sector, data_out, buffers)
+        }
+        VIRTIO_BLK_T_FLUSH => Work::Disk(DiskRequest {
+            operation: Operation::Flush,
+            range: DiskRange::EMPTY,
+            buffers: Buffers::none(),
+        }),
+        VIRTIO_BLK_T_GET_ID => {
+            filled = request.copy_in(&facts.serial, data_in)?;
+            Work::Done(Status::Ok)
+        }
+        VIRTIO_BLK_T_DISCARD if facts.features & 1 << VIRTIO_BLK_F_DISCARD != 0 => {
+            request.range(data_out, |flags| (flags == 0).then_some(Operation::Discard))?
+        }
+        VIRTIO_BLK_T_WRITE_ZEROES if facts.features & 1 << VIRTIO_BLK_F_WRITE_ZEROES != 0 => {
+            request.range(data_out, |flags| {
+                let unmap = flags & UNMAP != 0;
+                (flags & !UNMAP == 0).then_some(Operation::WriteZeroes { unmap })
+            })?
+        }
+        _ => Work::Done(Status::Unsupported),
+    };
+    Ok((Reply { head: chain.head(), status, writable, filled }, work))
+}
+
+struct Parser<'a> {
+    chain: &'a Chain,
+    memory: &'a GuestMemory,
+    owner: &'a Owner,
+}
+
+impl Parser<'_> {
+    fn outside(&self) -> RingError {
+        RingError::Address(self.chain.head())
+    }
+
+    /// Fills `to` from the device-readable part, `skip` bytes from its start on.
+    fn copy_out(&self, skip: u64, mut to: &mut [u8]) -> Result<(), RingError> {
+        for piece in pieces(self.chain.readable(), skip, to.len() as u64) {
+            let (now, later) = to.split_at_mut(piece.len as usize);
+            self.memory.read_slice(now, piece.address).map_err(|_| self.outside())?;
+            to = later;
+        }
+        Ok(())
+    }
+
+    /// Puts as much of `from` as `max` permits at the start of the device-writable part; returns
+    /// how much that is.
+    fn copy_in(&self, mut from: &[u8], max: u64) -> Result<u64, RingError> {
+        let mut copied = 0;
+        for piece in pieces(self.chain.writable(), 0, max.min(from.len() as u64)) {
+            let (now, later) = from.split_at(piece.len as usize);
+            self.memory.write_slice(now, piece.address).map_err(|_| self.outside())?;
+            copied += u64::from(piece.len);
+            from = later;
+        }
+        Ok(copied)
+    }
+
+    /// Where `len` bytes of `segments` are, from `skip` on.
+    fn buffers(&self, segments: &[Segment], skip: u64, len: u64) -> Result<Buffers, RingError> {
+        let mut buffers = Buffers::new(Arc::clone(self.owner));
+        for piece in pieces(segments, skip, len) {
+            let slice = self
+                .memory
+                .get_slice(piece.address, piece.len as usize)
+                .map_err(|_| self.outside())?;
+            // SAFETY: the slice is all of the piece, in a mapping that lives as long as `owner`,
+            // and nobody makes references into guest memory.
+            unsafe { buffers.push(slice.ptr_guard_mut().as_ptr(), slice.len()) };
+        }
+        Ok(buffers)
+    }
+
+    /// A request that names one range in its data; `operation` makes it from the flags, if they
+    /// are any that it can have.
+    fn range(
+        &self,
+        data: u64,
+        operation: impl FnOnce(u32) -> Option<Operation>,
+    ) -> Result<Work, RingError> {
+        if data != RANGE_LEN as u64 {
+            // More than one range: more than we said we take.
+            return Ok(Work::Done(Status::IoError));
+        }
+        let mut range = [0; RANGE_LEN];
+        self.copy_out(HEADER_LEN as u64, &mut range)?;
+        let [sector @ .., n0, n1, n2, n3, f0, f1, f2, f3] = range;
+        let sectors = u64::from(u32::from_le_bytes([n0, n1, n2, n3]));
+        Ok(match operation(u32::from_le_bytes([f0, f1, f2, f3])) {
+            None => Work::Done(Status::Unsupported),
+            Some(operation) => {
+                let len = sectors * storage::SECTOR;
+                transfer(operation, u64::from_le_bytes(sector), len, Buffers::none())
+            }
+        })
+    }
+}
+
+/// A request for `len` bytes from `sector` on. The disk checks that it has them.
+fn transfer(operation: Operation, sector: u64, len: u64, buffers: Buffers) -> Work {
+    let start = sector.checked_mul(storage::SECTOR);
+    match start.and_then(|start| DiskRange::new(start, len)) {
+        Some(range) => Work::Disk(DiskRequest { operation, range, buffers }),
+        None => {
+            warn_limited!(sector, len, operation = operation.word(), "request beyond any disk");
+            Work::Done(Status::IoError)
+        }
+    }
+}
+
+fn total(segments: &[Segment]) -> u64 {
+    segments.iter().map(|segment| u64::from(segment.len)).sum()
+}

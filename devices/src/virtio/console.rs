@@ -1,0 +1,220 @@
+//! Console (virtio 1.3, 5.3): one port, both ways.
+
+mod input;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use vm_memory::{Bytes, GuestMemoryBackend};
+
+use super::device::{
+    Activation, ActivateError, DeviceInfo, DeviceType, StartedQueue, Transport, VirtioDevice,
+};
+use super::queue::{Chain, QueueState, RingError, pieces};
+use super::worker::{Wake, Worker};
+use crate::limited::warn_limited;
+use crate::sync::lock;
+pub use input::VirtioConsoleInput;
+use input::InputBuffer;
+
+const QUEUE_SIZE: u16 = 64;
+const RECEIVE: u16 = 0;
+const TRANSMIT: u16 = 1;
+/// Bytes that go to the output at a time.
+const CHUNK: usize = 4096;
+/// Bytes that are still sent when the device is to stop.
+const LAST_WORDS: usize = 1 << 20;
+
+/// A console. A thread serves its queues while it is started. Output that blocks holds up the
+/// guest's output, and nothing else of the guest.
+pub struct Console {
+    info: DeviceInfo,
+    output: Arc<Mutex<Box<dyn Write + Send>>>,
+    input: Arc<InputBuffer>,
+    worker: Option<Worker<Service>>,
+}
+
+impl Console {
+    /// A stopped console that sends to `output`. Fails when the host has no event descriptor
+    /// left.
+    pub fn new(output: Box<dyn Write + Send>) -> io::Result<Console> {
+        let info = DeviceInfo {
+            id: DeviceType::Console,
+            queue_sizes: vec![QUEUE_SIZE; 2],
+            features: 0,
+            external_backend: false,
+        };
+        let input = Arc::new(InputBuffer::new()?);
+        Ok(Console { info, output: Arc::new(Mutex::new(output)), input, worker: None })
+    }
+
+    /// The host's end of the console's input. Input waits for a driver.
+    pub fn input(&self) -> VirtioConsoleInput {
+        VirtioConsoleInput::new(Arc::clone(&self.input))
+    }
+}
+
+impl VirtioDevice for Console {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    /// Without `VIRTIO_CONSOLE_F_SIZE` and `_MULTIPORT`, no field is valid.
+    fn read_config(&self, _offset: usize, out: &mut [u8]) {
+        out.fill(0);
+    }
+
+    fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
+
+    fn start(&mut self, with: Activation) -> Result<(), ActivateError> {
+        let mut queues = with.queues.into_iter();
+        let mut next = |queue| {
+            let found = queues.next().filter(|found| found.index == queue);
+            found.ok_or(ActivateError::MissingQueue { queue })
+        };
+        let (receive, transmit) = (next(RECEIVE)?, next(TRANSMIT)?);
+        let wake = Wake::new()?;
+        wake.add_signals(&receive.doorbell)?;
+        wake.add_signals(&transmit.doorbell)?;
+        wake.add_signals(self.input.arrived())?;
+        let service = Service {
+            receive,
+            transmit,
+            input: Arc::clone(&self.input),
+            output: Arc::clone(&self.output),
+            transport: with.transport,
+            chain: Chain::default(),
+        };
+        self.worker = Some(Worker::start("virtio-console", service, wake, Service::run)?);
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Vec<QueueState> {
+        let Some(service) = self.worker.take().and_then(Worker::stop) else { return Vec::new() };
+        vec![service.receive.state(), service.transmit.state()]
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// The queues while the device is started.
+struct Service {
+    receive: StartedQueue,
+    transmit: StartedQueue,
+    input: Arc<InputBuffer>,
+    output: Arc<Mutex<Box<dyn Write + Send>>>,
+    transport: Arc<dyn Transport>,
+    chain: Chain,
+}
+
+impl Service {
+    fn run(&mut self, wake: &Wake) {
+        loop {
+            // What was sent before the order to stop is not lost: the rings are looked at once
+            // more after it.
+            let last = wake.stopped();
+            let served = self.send(wake).and_then(|()| self.deliver());
+            if let Err(error) = served {
+                warn_limited!(%error, "a queue of the console is broken");
+                self.transport.needs_reset();
+                while !wake.stopped() {
+                    wake.sleep();
+                }
+                return;
+            }
+            if last {
+                return;
+            }
+            let more_to_send = self.transmit.queue.request_notifications();
+            let more_room = self.receive.queue.request_notifications();
+            if !more_to_send && !(more_room && self.input.is_waiting()) {
+                wake.sleep();
+            }
+        }
+    }
+
+    /// Sends what the driver has made available, one round of the ring at most. Buffers can be as
+    /// large as memory: when the device is to stop, they are sent only so far.
+    fn send(&mut self, wake: &Wake) -> Result<(), RingError> {
+        let mut last_words = LAST_WORDS;
+        let StartedQueue { index, queue, .. } = &mut self.transmit;
+        queue.suppress_notifications();
+        let mut output = lock(&self.output);
+        let mut sent = Ok(());
+        for _ in 0..queue.size() {
+            if !queue.pop(&mut self.chain)? {
+                break;
+            }
+            let mut bytes = [0; CHUNK];
+            for segment in self.chain.readable() {
+                let invalid = RingError::Address(self.chain.head());
+                let memory = queue.memory();
+                // Looked up as a whole, so that a length beyond memory ends here.
+                let slice = memory
+                    .get_slice(segment.address, segment.len as usize)
+                    .map_err(|_| invalid)?;
+                let mut at = 0;
+                while at < slice.len() {
+                    if wake.stopped() {
+                        let Some(left) = last_words.checked_sub(CHUNK) else { break };
+                        last_words = left;
+                    }
+                    let rest = slice.offset(at).map_err(|_| invalid)?;
+                    let count = rest.copy_to(&mut bytes[..]);
+                    sent = sent.and(output.write_all(&bytes[..count]));
+                    at += count;
+                }
+            }
+            queue.push_used(self.chain.head(), 0);
+            queue.publish();
+        }
+        if let Err(error) = sent.and(output.flush()) {
+            warn_limited!(%error, "console output is lost");
+        }
+        if queue.needs_notification() {
+            self.transport.notify_used(*index);
+        }
+        Ok(())
+    }
+
+    /// Puts input into the driver's buffers, as far as there are both.
+    fn deliver(&mut self) -> Result<(), RingError> {
+        let StartedQueue { index, queue, .. } = &mut self.receive;
+        queue.suppress_notifications();
+        for _ in 0..queue.size() {
+            if !self.input.is_waiting() || !queue.pop(&mut self.chain)? {
+                break;
+            }
+            let room = self.chain.writable().iter().map(|segment| u64::from(segment.len)).sum();
+            let bytes = self.input.take(room);
+            let mut left = bytes.as_slice();
+            for piece in pieces(self.chain.writable(), 0, left.len() as u64) {
+                let (now, later) = left.split_at(piece.len as usize);
+                queue
+                    .memory()
+                    .write_slice(now, piece.address)
+                    .map_err(|_| RingError::Address(self.chain.head()))?;
+                left = later;
+            }
+            queue.push_used(self.chain.head(), u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        }
+        queue.publish();
+        if queue.needs_notification() {
+            self.transport.notify_used(*index);
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console").field("started", &self.worker.is_some()).finish_non_exhaustive()
+    }
+}
