@@ -113,14 +113,15 @@ impl ConfigSpace {
 
     /// Fills `data` from `offset` on. Bytes beyond the end read as ones.
     pub fn read(&self, offset: usize, data: &mut [u8]) {
-        for (at, byte) in (offset..).zip(data) {
-            *byte = self.bytes.get(at).copied().unwrap_or(0xFF);
+        for (n, byte) in data.iter_mut().enumerate() {
+            *byte = self.bytes.get(offset.saturating_add(n)).copied().unwrap_or(0xFF);
         }
     }
 
     /// Takes a guest's write: bits that it may not write keep their value.
     pub fn write(&mut self, offset: usize, data: &[u8]) {
-        for (at, value) in (offset..).zip(data) {
+        for (n, value) in data.iter().enumerate() {
+            let at = offset.saturating_add(n);
             if let (Some(byte), Some(mask)) = (self.bytes.get_mut(at), self.writable.get(at)) {
                 *byte = *byte & !mask | value & mask;
             }
@@ -204,8 +205,8 @@ mod tests {
             for (offset, data) in writes {
                 space.write(offset, &data);
             }
-            for at in 0..CONFIG_SPACE_LEN {
-                prop_assert_eq!((space.bytes[at] ^ before[at]) & !space.writable[at], 0);
+            for (at, before) in before.into_iter().enumerate() {
+                prop_assert_eq!((space.bytes[at] ^ before) & !space.writable[at], 0);
             }
             let mut beyond = [0; 4];
             space.read(CONFIG_SPACE_LEN - 1, &mut beyond);

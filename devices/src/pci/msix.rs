@@ -118,9 +118,10 @@ impl Msix {
 
     /// Reads the pending bits.
     pub fn read_pending(&self, offset: u64, data: &mut [u8]) {
-        for (at, byte) in (offset..).zip(data) {
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (n, byte) in data.iter_mut().enumerate() {
             *byte = 0;
-            let Ok(first) = usize::try_from(at.saturating_mul(8)) else { continue };
+            let first = offset.saturating_add(n).saturating_mul(8);
             for (bit, entry) in self.entries.iter().skip(first).take(8).enumerate() {
                 *byte |= u8::from(lock(entry).pending) << bit;
             }

@@ -4,6 +4,8 @@
 pub mod blk;
 pub mod console;
 pub mod device;
+#[cfg(test)]
+pub(crate) mod driver;
 pub mod pci;
 mod polling;
 pub mod queue;

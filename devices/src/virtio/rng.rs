@@ -10,7 +10,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use vm_memory::Bytes;
 
 use super::device::{
-    Activation, ActivateError, DeviceInfo, DeviceType, StartedQueue, Transport, VirtioDevice,
+    ActivateError, Activation, DeviceInfo, DeviceType, StartedQueue, Transport, VirtioDevice,
 };
 use super::queue::{Chain, QueueState, RingError, pieces};
 use super::worker::{Wake, Worker};

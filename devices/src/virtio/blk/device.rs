@@ -14,9 +14,7 @@ use virtio_bindings::virtio_blk::{
 use super::config::{self, WRITEBACK};
 use super::request::{Facts, ID_LEN};
 use super::worker::QueueWorker;
-use crate::virtio::device::{
-    Activation, ActivateError, DeviceInfo, DeviceType, VirtioDevice,
-};
+use crate::virtio::device::{ActivateError, Activation, DeviceInfo, DeviceType, VirtioDevice};
 use crate::virtio::queue::QueueState;
 use crate::virtio::worker::{Wake, Worker};
 
@@ -104,7 +102,8 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: usize, out: &mut [u8]) {
-        for (at, byte) in (offset..).zip(out) {
+        for (n, byte) in out.iter_mut().enumerate() {
+            let at = offset.saturating_add(n);
             *byte = match at {
                 WRITEBACK => self.writeback.load(Ordering::Relaxed).into(),
                 _ => self.config.get(at).copied().unwrap_or(0),

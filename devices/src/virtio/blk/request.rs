@@ -9,9 +9,8 @@ use std::sync::atomic::AtomicBool;
 use memshare::GuestMemory;
 use storage::{Buffers, DiskRange, DiskRequest, Operation, Owner};
 use virtio_bindings::virtio_blk::{
-    VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK,
-    VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
-    VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
+    VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_T_DISCARD, VIRTIO_BLK_T_FLUSH,
+    VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_WRITE_ZEROES,
 };
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
@@ -40,9 +39,9 @@ pub(super) struct Facts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Status {
-    Ok = VIRTIO_BLK_S_OK as u8,
-    IoError = VIRTIO_BLK_S_IOERR as u8,
-    Unsupported = VIRTIO_BLK_S_UNSUPP as u8,
+    Ok = 0,
+    IoError = 1,
+    Unsupported = 2,
 }
 
 /// Where the answer goes.

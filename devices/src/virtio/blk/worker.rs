@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use storage::{
-    Answer, Buffers, DiskQueue, DiskRange, DiskRequest, IoError, Operation, Owner,
-};
+use storage::{Answer, Buffers, DiskQueue, DiskRange, DiskRequest, IoError, Operation, Owner};
 
 use super::request::{self, Facts, Reply, Status, Work};
 use crate::limited::warn_limited;

@@ -87,8 +87,9 @@ impl CommonConfig {
     /// Fills `data` from `offset` on; bytes beyond the structure are 0.
     pub(super) fn read(&self, offset: u64, data: &mut [u8], shared: &Shared) {
         let registers = self.registers(shared);
-        for (at, byte) in (offset..).zip(data) {
-            let at = usize::try_from(at).unwrap_or(usize::MAX);
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (n, byte) in data.iter_mut().enumerate() {
+            let at = offset.saturating_add(n);
             *byte = registers.get(at).copied().unwrap_or(0);
         }
     }

@@ -11,14 +11,14 @@ use std::sync::{Arc, Mutex};
 use vm_memory::{Bytes, GuestMemoryBackend};
 
 use super::device::{
-    Activation, ActivateError, DeviceInfo, DeviceType, StartedQueue, Transport, VirtioDevice,
+    ActivateError, Activation, DeviceInfo, DeviceType, StartedQueue, Transport, VirtioDevice,
 };
 use super::queue::{Chain, QueueState, RingError, pieces};
 use super::worker::{Wake, Worker};
 use crate::limited::warn_limited;
 use crate::sync::lock;
-pub use input::VirtioConsoleInput;
 use input::InputBuffer;
+pub use input::VirtioConsoleInput;
 
 const QUEUE_SIZE: u16 = 64;
 const RECEIVE: u16 = 0;
@@ -134,7 +134,8 @@ impl Service {
             }
             let more_to_send = self.transmit.queue.request_notifications();
             let more_room = self.receive.queue.request_notifications();
-            if !more_to_send && !(more_room && self.input.is_waiting()) {
+            let idle = !(more_to_send || more_room && self.input.is_waiting());
+            if idle {
                 wake.sleep();
             }
         }
@@ -157,9 +158,8 @@ impl Service {
                 let invalid = RingError::Address(self.chain.head());
                 let memory = queue.memory();
                 // Looked up as a whole, so that a length beyond memory ends here.
-                let slice = memory
-                    .get_slice(segment.address, segment.len as usize)
-                    .map_err(|_| invalid)?;
+                let slice =
+                    memory.get_slice(segment.address, segment.len as usize).map_err(|_| invalid)?;
                 let mut at = 0;
                 while at < slice.len() {
                     if wake.stopped() {
