@@ -151,6 +151,15 @@ impl Buffers {
     }
 }
 
+#[cfg(test)]
+impl Buffers {
+    /// Another list of the same memory.
+    pub(crate) fn duplicate(&self) -> Buffers {
+        let Buffers { owner, pieces, first, len } = self;
+        Buffers { owner: owner.clone(), pieces: pieces.clone(), first: *first, len: *len }
+    }
+}
+
 impl fmt::Debug for Buffers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buffers({} bytes in {} pieces)", self.len, self.iovecs().len())

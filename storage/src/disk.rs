@@ -18,6 +18,9 @@ use crate::queue::DiskQueue;
 use crate::request::{DiskRequest, Operation};
 use crate::units::{Bytes, SECTOR};
 
+#[cfg(test)]
+mod tests;
+
 /// How to open a disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskOptions {
@@ -173,6 +176,12 @@ impl Disk {
             .build(&self.0.files, depth)
             .map_err(|source| DiskError::NoRing { source })?;
         Ok(DiskQueue::new(Arc::clone(&self.0), engine, depth))
+    }
+
+    /// A queue with an engine of the test's own.
+    #[cfg(test)]
+    pub(crate) fn queue_on(&self, engine: Box<dyn crate::engine::Engine>, depth: u16) -> DiskQueue {
+        DiskQueue::new(Arc::clone(&self.0), engine, depth)
     }
 }
 

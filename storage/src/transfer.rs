@@ -211,3 +211,15 @@ fn staged_bytes(memory: &mut Arc<AlignedBuffer>, count: u64) -> Option<&mut [u8]
 fn stage(len: u64) -> usize {
     usize::try_from(len.min(STAGE)).unwrap_or_default()
 }
+
+#[cfg(test)]
+impl Transfer {
+    /// Calls `carry` with the first `bytes` of this transfer alone.
+    pub(crate) fn torn<R>(&mut self, bytes: u64, carry: impl FnOnce(&Transfer) -> R) -> R {
+        let head = self.window.duplicate().split_to(bytes);
+        let whole = std::mem::replace(&mut self.window, head);
+        let result = carry(self);
+        self.window = whole;
+        result
+    }
+}

@@ -15,6 +15,8 @@ use crate::disk::EngineChoice;
 use crate::file::BackingFile;
 use crate::transfer::Transfer;
 
+#[cfg(test)]
+pub(crate) mod fault;
 mod positional;
 pub(crate) mod sys;
 mod uring;

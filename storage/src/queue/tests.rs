@@ -1,26 +1,70 @@
-//! The queue.
+//! The queue with engines that work and engines that do not.
 
-use std::sync::Arc;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 
-use crate::{AlignedBuffer, Buffers, Bytes, Disk, DiskOptions, DiskRange, DiskRequest, Operation};
+use crate::buffers::{AlignedBuffer, Buffers, Owner};
+use crate::chain::Chain;
+use crate::disk::{Disk, DiskOptions, EngineChoice};
+use crate::engine::fault::{Fault, Faulty, Script};
+use crate::error::IoError;
+use crate::file::BackingFile;
+use crate::layer::{
+    Erase, Extent, FileId, Layer, LayerError, LayerInfo, Outcome, Source, Ticket, WriteStep,
+};
+use crate::request::{DiskRequest, Operation};
+use crate::transfer::{Action, SpaceChange};
+use crate::units::{Bytes, DiskRange, FileOffset};
+use crate::{Answer, DiskQueue};
 
-#[test]
-fn what_was_written_is_read() {
-    let disk = Disk::scratch(Bytes::new(1 << 20), &DiskOptions::default()).unwrap();
-    let mut queue = disk.queue(4).unwrap();
-    let mut memory = AlignedBuffer::new(4096);
-    memory.bytes().fill(7);
-    let range = DiskRange::new(4096, 4096).unwrap();
-    let mut done = Vec::new();
-    for (token, operation, memory) in [
-        (1, Operation::Write, Arc::new(memory)),
-        (2, Operation::Read, Arc::new(AlignedBuffer::new(4096))),
-    ] {
-        let mut memory = memory;
-        let request = DiskRequest { operation, range, buffers: Buffers::whole(&memory) };
-        done.extend(queue.submit(token, request).map(|result| (token, result)));
-        queue.drain(&mut done);
-        assert!(Arc::get_mut(&mut memory).unwrap().bytes().iter().all(|&byte| byte == 7));
+mod faults;
+mod model;
+mod pieces;
+
+const ENGINES: [EngineChoice; 2] = [EngineChoice::IoUring, EngineChoice::Positional];
+
+fn options(engine: EngineChoice) -> DiskOptions {
+    DiskOptions { engine, ..DiskOptions::default() }
+}
+
+fn request(operation: Operation, start: u64, len: u64, buffers: Buffers) -> DiskRequest {
+    DiskRequest { operation, range: DiskRange::new(start, len).unwrap(), buffers }
+}
+
+/// Submits one request and waits for its answer.
+fn ask(queue: &mut DiskQueue, request: DiskRequest) -> Result<(), IoError> {
+    if let Some(result) = queue.submit(77, request) {
+        return result;
     }
-    assert!(matches!(done[..], [(1, Ok(())), (2, Ok(()))]));
+    let mut done = Vec::new();
+    queue.drain(&mut done);
+    assert_eq!(done.len(), 1);
+    let (token, result) = done.remove(0);
+    assert_eq!(token, 77);
+    assert_eq!(queue.in_flight(), 0);
+    result
+}
+
+fn filled(bytes: &[u8]) -> Arc<AlignedBuffer> {
+    let mut memory = AlignedBuffer::new(bytes.len());
+    memory.bytes().copy_from_slice(bytes);
+    Arc::new(memory)
+}
+
+fn write(queue: &mut DiskQueue, start: u64, bytes: &[u8]) -> Result<(), IoError> {
+    let memory = filled(bytes);
+    ask(queue, request(Operation::Write, start, bytes.len() as u64, Buffers::whole(&memory)))
+}
+
+fn read(queue: &mut DiskQueue, start: u64, len: usize) -> Result<Vec<u8>, IoError> {
+    let mut memory = Arc::new(AlignedBuffer::new(len));
+    ask(queue, request(Operation::Read, start, len as u64, Buffers::whole(&memory)))?;
+    Ok(Arc::get_mut(&mut memory).expect("the request is over").bytes().to_vec())
+}
+
+/// Bytes that differ from sector to sector.
+fn pattern(seed: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|at| seed.wrapping_add(u8::try_from(at / 512 % 199 + at % 7).unwrap())).collect()
 }
