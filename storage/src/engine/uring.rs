@@ -1,7 +1,8 @@
 //! The io_uring engine: one ring per queue, the disk's files registered with it.
 //!
-//! Transfers are put into the submission queue as they are started and given to the kernel by one
-//! `io_uring_enter` for all of them ([`Engine::kick`]). Completions are read from shared memory.
+//! Transfers are put into the submission queue as they are started, and given to the kernel by one
+//! `io_uring_enter` for several of them: when the kernel has little else to do, at the latest by
+//! [`Engine::kick`]. Completions are read from shared memory.
 //! The ring's own descriptor is readable when there are any, so nobody has to write or clear an
 //! eventfd.
 
@@ -17,6 +18,13 @@ use crate::transfer::{Action, Transfer};
 
 /// Bytes that one transfer asks the kernel for at most (it moves 2 GiB - 4 KiB itself).
 const CALL_MAX: usize = 1 << 30;
+
+/// Entries are left for the next kick while the kernel has more than this many times as many.
+///
+/// A batch costs fewer calls, but a device that gets all its work at once also finishes it at
+/// once, and then has none until the next batch is there. So a device that has little to do gets
+/// new work at once.
+const WAITING_SHARE: usize = 8;
 
 /// Whether a ring can be made here and knows the operations.
 pub(super) fn probe() -> io::Result<()> {
@@ -148,6 +156,10 @@ impl Engine for Uring {
             }
         }
         self.queued += 1;
+        let given = self.under_way() - self.queued;
+        if self.queued > given / WAITING_SHARE {
+            self.enter(0);
+        }
         None
     }
 
