@@ -19,6 +19,7 @@ use crate::transfer::{Action, SpaceChange};
 use crate::units::{Bytes, DiskRange, FileOffset};
 use crate::{Answer, DiskQueue};
 
+mod devices;
 mod faults;
 mod model;
 mod pieces;

@@ -1,0 +1,62 @@
+//! Block devices, by a loop device where one can be made.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::*;
+
+/// A loop device over an unnamed file, detached at the end.
+struct Loop(PathBuf);
+
+impl Loop {
+    fn new(len: u64, block: u32) -> Option<Loop> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file_mut().set_len(len).unwrap();
+        let block = format!("--sector-size={block}");
+        let mut losetup = Command::new("losetup");
+        losetup.args(["--find", "--show", &block]).arg(file.path());
+        let output = losetup.output().ok().filter(|output| output.status.success());
+        if output.is_none() {
+            println!("skipped: no loop devices here");
+        }
+        output.map(|output| Loop(String::from_utf8(output.stdout).unwrap().trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_block_device_is_a_disk() {
+    const LEN: usize = 1 << 20;
+    for (engine, block) in ENGINES.into_iter().flat_map(|e| [(e, 512u32), (e, 4096)]) {
+        let Some(device) = Loop::new(LEN as u64, block) else { return };
+        for direct in [false, true] {
+            let options = DiskOptions { direct, ..options(engine) };
+            let disk = Disk::open(&device.0, &options).unwrap();
+            assert_eq!(disk.size(), Bytes::new(LEN as u64));
+            assert_eq!(disk.logical_block_size(), if direct { block } else { 512 });
+            let mut queue = disk.queue(4).unwrap();
+            let mut wanted = pattern(7, LEN);
+            write(&mut queue, 0, &wanted).unwrap();
+            for (start, unmap) in [(8192, true), (65536, false)] {
+                let zeroes = Operation::WriteZeroes { unmap };
+                ask(&mut queue, request(zeroes, start, 16384, Buffers::none())).unwrap();
+                let start = usize::try_from(start).unwrap();
+                wanted[start..start + 16384].fill(0);
+            }
+            ask(&mut queue, request(Operation::Discard, 1 << 19, 1 << 19, Buffers::none()))
+                .unwrap();
+            ask(&mut queue, request(Operation::Flush, 0, 0, Buffers::none())).unwrap();
+            let found = read(&mut queue, 0, LEN).unwrap();
+            assert!(found[..1 << 19] == wanted[..1 << 19], "{options:?}");
+            assert!(matches!(
+                Disk::open(&device.0, &options),
+                Err(crate::DiskError::Locked { .. })
+            ));
+        }
+    }
+}
