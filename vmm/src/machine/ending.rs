@@ -42,11 +42,11 @@ impl Ending {
     /// Reports an end. Later ones are forgotten.
     pub(super) fn report(&self, end: End) {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.is_some() {
+        // Under the lock, so that one caller sees the change.
+        if self.stopping.swap(true, Ordering::SeqCst) {
             return;
         }
         *first = Some(end);
-        self.stopping.store(true, Ordering::SeqCst);
         // A counter of one cannot be full.
         let _ = self.event.write(1);
     }
