@@ -10,15 +10,18 @@ use devices::pvpanic::Pvpanic;
 use devices::reset::{AcpiRegisters, ExitRegister, I8042};
 use devices::serial::Serial;
 use devices::virtio::VirtioDevice;
+use devices::virtio::console::Console;
+use devices::virtio::rng::Rng;
 use memshare::MemoryHandle;
 
 use super::MachineError;
 use super::console::Output;
+use super::disk;
 use super::ending::Ending;
 use super::irq::Interrupts;
 use super::layout;
 use super::vcpu::Buses;
-use crate::spec::VmSpec;
+use crate::spec::{ConsoleInput as InputChoice, VmSpec};
 
 /// The devices and the buses they sit on.
 pub(super) struct Board {
@@ -65,31 +68,32 @@ impl Board {
         put(&ports, "PCI", layout::PORT_PCI.into(), ConfigPorts::LEN, config)?;
         put(&mmio, "PCI", layout::ECAM_START, layout::ECAM_LEN, Ecam::new(pci.clone()))?;
 
+        let console = Console::new(Box::new(to.output.clone()))
+            .map_err(|source| MachineError::Host { what: "a console", source })?;
+        let input: Arc<dyn ConsoleInput> = match spec.input {
+            InputChoice::Serial => Arc::new(serial_input),
+            InputChoice::Hvc => Arc::new(console.input()),
+        };
         let buses = Buses { ports, mmio };
-        let input = Arc::new(serial_input);
         let mut board = Board { buses, pci, input, external_backend: false };
-        board.add_virtio_devices(spec, &to)?;
+        for (number, disk) in spec.disks.iter().enumerate() {
+            board.add_virtio("disk", disk::open(number, disk, spec.cpus)?, &to)?;
+        }
+        board.add_virtio("console", console, &to)?;
+        board.add_virtio("entropy source", Rng::new(), &to)?;
         Ok(board)
     }
 
-    fn add_virtio_devices(
-        &mut self,
-        _spec: &VmSpec,
-        _to: &Connections<'_>,
-    ) -> Result<(), MachineError> {
-        Ok(())
-    }
-
-    #[expect(dead_code, reason = "virtio devices come next")]
+    /// Puts a device on the PCI bus.
     fn add_virtio(
         &mut self,
         what: &'static str,
-        device: Box<dyn VirtioDevice>,
+        device: impl VirtioDevice + 'static,
         to: &Connections<'_>,
     ) -> Result<(), MachineError> {
         self.external_backend |= device.info().external_backend;
         lock(&self.pci)
-            .add_virtio(device, to.memory.clone(), to.interrupts.clone())
+            .add_virtio(Box::new(device), to.memory.clone(), to.interrupts.clone())
             .map_err(|source| MachineError::Pci { what, source })?;
         Ok(())
     }

@@ -9,7 +9,6 @@ use crate::kernel::KernelError;
 
 /// Why a machine could not be built, or failed without fault of the guest.
 #[derive(Debug, Error)]
-#[expect(dead_code, reason = "virtio devices come next")]
 pub(crate) enum MachineError {
     #[error("cannot open /dev/kvm")]
     Open(#[source] io::Error),
@@ -38,12 +37,11 @@ pub(crate) enum MachineError {
     UnknownFeatures(Vec<String>),
     #[error(transparent)]
     Kernel(#[from] KernelError),
-    #[error("disk {number} ({name})")]
+    #[error("disk {number}")]
     Disk {
         number: usize,
-        name: String,
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: storage::DiskError,
     },
     #[error("cannot add the {what}")]
     Device {
@@ -94,6 +92,7 @@ impl MachineError {
         match self {
             MachineError::Open(error) => Some(open_help(error)),
             MachineError::Kernel(error) => error.help(),
+            MachineError::Disk { source, .. } => source.help(),
             MachineError::Pci { source, .. } => source.help(),
             MachineError::Version(_) | MachineError::Capability(_) => {
                 Some("run a host kernel of version 5.10 or later with its own KVM modules".into())

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `run` | from description to outcome: the order of everything |
 //! | `build` | puts the machine together |
-//! | `board` | the devices and where they are |
+//! | `board`, `disk` | the devices and where they are |
 //! | `kvm`, `memory`, `irq` | the virtual machine, its memory slots, its interrupts |
 //! | `cpuid`, `features`, `regs` | what processors are and how they start |
 //! | `vcpu`, `kick`, `crash` | running them, stopping them, explaining their failures |
@@ -23,6 +23,7 @@ mod build;
 mod console;
 mod cpuid;
 mod crash;
+mod disk;
 mod ending;
 mod error;
 mod events;

@@ -1,0 +1,37 @@
+//! The guest's disks, from what the description says of them.
+
+use devices::virtio::blk::Block;
+use storage::{Bytes, Disk, DiskOptions};
+
+use super::MachineError;
+use crate::spec::{DiskSource, DiskSpec, EngineChoice};
+
+/// Most request queues that a disk has by default.
+const QUEUES_DEFAULT_MAX: u16 = 8;
+
+/// Opens disk `number` and makes the device that shows it to a guest with `cpus` processors.
+pub(super) fn open(number: usize, spec: &DiskSpec, cpus: u8) -> Result<Block, MachineError> {
+    let options = DiskOptions {
+        read_only: spec.read_only,
+        direct: spec.direct,
+        engine: match spec.engine {
+            EngineChoice::Auto => storage::EngineChoice::Auto,
+            EngineChoice::IoUring => storage::EngineChoice::IoUring,
+            EngineChoice::Positional => storage::EngineChoice::Positional,
+        },
+    };
+    let disk = match &spec.source {
+        DiskSource::Path(path) => Disk::open(path, &options),
+        DiskSource::Scratch(size) => Disk::scratch(Bytes::new(*size), &options),
+    };
+    let disk = disk.map_err(|source| MachineError::Disk { number, source })?;
+    tracing::info!(
+        disk = number,
+        engine = disk.engine_name(),
+        size = disk.size().get(),
+        direct = spec.direct,
+        "disk opened"
+    );
+    let queues = spec.queues.unwrap_or(QUEUES_DEFAULT_MAX.min(cpus.into()));
+    Ok(Block::new(disk, queues, spec.serial.as_deref().unwrap_or_default()))
+}
