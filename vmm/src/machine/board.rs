@@ -119,6 +119,14 @@ impl Board {
     }
 }
 
+impl Drop for Board {
+    /// The memory bus has the PCI bus on it, as configuration space, and the PCI bus keeps the
+    /// memory bus for its devices' windows: apart, both go, and with them files and locks.
+    fn drop(&mut self) {
+        self.buses.mmio.remove(layout::ECAM_START);
+    }
+}
+
 /// Puts a device on a bus.
 fn put(
     bus: &Bus,

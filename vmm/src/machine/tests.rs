@@ -13,7 +13,7 @@ use guest::Program;
 
 use super::*;
 use crate::outcome::{Ending, Outcome};
-use crate::spec::{ConsoleInput, KernelSource, VmSpec};
+use crate::spec::{ConsoleInput, DiskSource, DiskSpec, EngineChoice, KernelSource, VmSpec};
 
 /// A guest that runs `program`, small and with one processor.
 fn spec(program: &tempfile::NamedTempFile) -> VmSpec {
@@ -178,4 +178,38 @@ fn mistakes_are_told_before_anything_runs() {
         let said = outcome.detail.unwrap_or_default();
         assert!(!said.is_empty() && said.starts_with(detail), "{said}");
     }
+}
+
+/// Everything a guest had open is closed when its run is over: another may have the disk then.
+#[test]
+fn nothing_of_a_guest_is_left_open() {
+    if !kvm() {
+        return;
+    }
+    let image = tempfile::NamedTempFile::new().expect("temporary file");
+    image.as_file().set_len(1 << 20).expect("room");
+    let disk = DiskSpec {
+        source: DiskSource::Path(image.path().into()),
+        read_only: false,
+        direct: false,
+        serial: None,
+        queues: None,
+        engine: EngineChoice::Auto,
+    };
+    let file = Program::new().exit(1).into_file();
+    let good = VmSpec { disks: vec![disk], ..spec(&file) };
+    // After a run, and after a failure once the disk was open.
+    let bad = VmSpec { initrd: Some("/nowhere".into()), ..good.clone() };
+    for (spec, ending) in [
+        (&good, Ending::Exited { status: 1 }),
+        (&bad, Ending::VmmError),
+        (&good, Ending::Exited { status: 1 }),
+    ] {
+        let (outcome, _) = run_with(spec, Control::default());
+        assert_eq!(outcome.ending, ending, "{outcome:?}");
+    }
+    let twice = VmSpec { disks: vec![good.disks[0].clone(), good.disks[0].clone()], ..good };
+    let (outcome, _) = run_with(&twice, Control::default());
+    assert_eq!(outcome.ending, Ending::VmmError);
+    assert!(outcome.detail.is_some_and(|detail| detail.starts_with("disk 1: ")));
 }
