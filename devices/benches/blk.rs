@@ -16,6 +16,7 @@ use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 const DISK: u64 = 256 << 20;
+const DISK_LEN: usize = 256 << 20;
 const BLOCK: u64 = 4096;
 const SIZE: u16 = 256;
 const RINGS: u64 = 0x1_0000;
@@ -42,7 +43,7 @@ fn main() {
     // `cargo bench` passes options of its own.
     let folder = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let path = PathBuf::from(folder.unwrap_or("/dev/shm".to_owned())).join("cohort-bench-blk");
-    std::fs::write(&path, vec![0x5A; DISK as usize]).expect("disk");
+    std::fs::write(&path, vec![0x5A; DISK_LEN]).expect("disk");
     println!("{:>6} {:>3} {:>10} {:>9} {:>10}", "", "qd", "requests/s", "doorbells", "interrupts");
     for kind in [0u32, 1] {
         for depth in [1, 4, 32] {

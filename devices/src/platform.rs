@@ -33,3 +33,6 @@ pub trait Platform: Send + Sync {
     /// Undoes [`Platform::attach_doorbell`].
     fn detach_doorbell(&self, address: u64, doorbell: &EventFd) -> io::Result<()>;
 }
+
+#[cfg(test)]
+pub(crate) mod fake;

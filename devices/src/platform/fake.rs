@@ -1,0 +1,80 @@
+//! A platform that remembers what devices ask of it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::{Arc, Mutex};
+
+use vmm_sys_util::eventfd::EventFd;
+
+use super::{MsiMessage, MsiVector, Platform};
+use crate::sync::lock;
+
+#[derive(Debug, Default)]
+pub(crate) struct FakePlatform {
+    vectors: Mutex<Vec<Arc<FakeVector>>>,
+    /// Doorbells by address.
+    doorbells: Mutex<BTreeMap<u64, EventFd>>,
+}
+
+impl FakePlatform {
+    pub(crate) fn vector(&self, index: usize) -> Arc<FakeVector> {
+        lock(&self.vectors)[index].clone()
+    }
+
+    /// Where doorbells are.
+    pub(crate) fn doorbells(&self) -> Vec<u64> {
+        lock(&self.doorbells).keys().copied().collect()
+    }
+
+    /// What the hypervisor does when a guest writes to an address: rings the doorbell there.
+    pub(crate) fn write(&self, address: u64) -> bool {
+        let doorbells = lock(&self.doorbells);
+        doorbells.get(&address).is_some_and(|doorbell| doorbell.write(1).is_ok())
+    }
+}
+
+impl Platform for FakePlatform {
+    fn msi_vectors(&self, count: u16) -> io::Result<Vec<Arc<dyn MsiVector>>> {
+        let mut vectors = lock(&self.vectors);
+        let new = vectors.len()..vectors.len() + usize::from(count);
+        vectors.extend((0..count).map(|_| Arc::new(FakeVector::default())));
+        Ok(vectors[new].iter().map(|vector| vector.clone() as Arc<dyn MsiVector>).collect())
+    }
+
+    fn attach_doorbell(&self, address: u64, doorbell: &EventFd) -> io::Result<()> {
+        let before = lock(&self.doorbells).insert(address, doorbell.try_clone()?);
+        assert!(before.is_none(), "two doorbells at {address:#x}");
+        Ok(())
+    }
+
+    fn detach_doorbell(&self, address: u64, doorbell: &EventFd) -> io::Result<()> {
+        assert!(doorbell.as_raw_fd() >= 0);
+        let before = lock(&self.doorbells).remove(&address);
+        assert!(before.is_some(), "no doorbell at {address:#x}");
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct FakeVector(Mutex<(Option<MsiMessage>, Vec<MsiMessage>)>);
+
+impl FakeVector {
+    /// Messages sent since the last call.
+    pub(crate) fn take_sent(&self) -> Vec<MsiMessage> {
+        std::mem::take(&mut lock(&self.0).1)
+    }
+}
+
+impl MsiVector for FakeVector {
+    fn route(&self, message: Option<MsiMessage>) -> io::Result<()> {
+        lock(&self.0).0 = message;
+        Ok(())
+    }
+
+    fn signal(&self) -> io::Result<()> {
+        let (route, sent) = &mut *lock(&self.0);
+        sent.push(route.expect("a masked vector is never signalled"));
+        Ok(())
+    }
+}
