@@ -6,7 +6,7 @@
 //!    └── push_used, status byte ◄── worker::finish ◄── answer ◄───┘
 //! ```
 //!
-//! Every queue has its own thread ([`worker`]) and its own [`storage::DiskQueue`], from the time
+//! Every queue has its own thread (`worker`) and its own [`storage::DiskQueue`], from the time
 //! the driver is ready to the time it resets the device. A device that nobody drives has neither.
 
 mod config;
