@@ -67,7 +67,8 @@ pub trait VirtioDevice: Send {
     fn read_config(&self, offset: usize, out: &mut [u8]);
     /// Takes the driver's write; what a driver may not write stays as it is.
     fn write_config(&mut self, offset: usize, data: &[u8]);
-    /// Begins to work on the queues. They may hold buffers already, of which no doorbell tells.
+    /// Begins to work on the queues that the driver enabled, be it none. They may hold buffers
+    /// already, of which no doorbell tells.
     /// A device that cannot start is as if it had never been asked to.
     fn start(&mut self, with: Activation) -> Result<(), ActivateError>;
     /// Ends work: no thread of the device touches guest memory any more when this returns, and
@@ -129,12 +130,6 @@ pub enum ActivateError {
     /// The disk cannot be used.
     #[error("cannot start a queue of the disk")]
     Disk(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The driver enabled no queue that the device could work on.
-    #[error("the driver did not enable queue {queue}, which the device needs")]
-    MissingQueue {
-        /// Its number.
-        queue: u16,
-    },
 }
 
 impl fmt::Debug for Activation {

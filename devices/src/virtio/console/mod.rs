@@ -70,16 +70,17 @@ impl VirtioDevice for Console {
     fn write_config(&mut self, _offset: usize, _data: &[u8]) {}
 
     fn start(&mut self, with: Activation) -> Result<(), ActivateError> {
-        let mut queues = with.queues.into_iter();
-        let mut next = |queue| {
-            let found = queues.next().filter(|found| found.index == queue);
-            found.ok_or(ActivateError::MissingQueue { queue })
-        };
-        let (receive, transmit) = (next(RECEIVE)?, next(TRANSMIT)?);
         let wake = Wake::new()?;
-        wake.add_signals(&receive.doorbell)?;
-        wake.add_signals(&transmit.doorbell)?;
         wake.add_signals(self.input.arrived())?;
+        let (mut receive, mut transmit) = (None, None);
+        for queue in with.queues {
+            wake.add_signals(&queue.doorbell)?;
+            match queue.index {
+                RECEIVE => receive = Some(queue),
+                TRANSMIT => transmit = Some(queue),
+                _ => {}
+            }
+        }
         let service = Service {
             receive,
             transmit,
@@ -94,7 +95,7 @@ impl VirtioDevice for Console {
 
     fn stop(&mut self) -> Vec<QueueState> {
         let Some(service) = self.worker.take().and_then(Worker::stop) else { return Vec::new() };
-        vec![service.receive.state(), service.transmit.state()]
+        [service.receive, service.transmit].iter().flatten().map(StartedQueue::state).collect()
     }
 }
 
@@ -104,10 +105,10 @@ impl Drop for Console {
     }
 }
 
-/// The queues while the device is started.
+/// The queues while the device is started. A driver that goes only one way enables only one.
 struct Service {
-    receive: StartedQueue,
-    transmit: StartedQueue,
+    receive: Option<StartedQueue>,
+    transmit: Option<StartedQueue>,
     input: Arc<InputBuffer>,
     output: Arc<Mutex<Box<dyn Write + Send>>>,
     transport: Arc<dyn Transport>,
@@ -132,8 +133,11 @@ impl Service {
             if last {
                 return;
             }
-            let more_to_send = self.transmit.queue.request_notifications();
-            let more_room = self.receive.queue.request_notifications();
+            let has_more = |queue: &Option<StartedQueue>| {
+                queue.as_ref().is_some_and(|queue| queue.queue.request_notifications())
+            };
+            let more_to_send = has_more(&self.transmit);
+            let more_room = has_more(&self.receive);
             let idle = !(more_to_send || more_room && self.input.is_waiting());
             if idle {
                 wake.sleep();
@@ -144,8 +148,8 @@ impl Service {
     /// Sends what the driver has made available, one round of the ring at most. Buffers can be as
     /// large as memory: when the device is to stop, they are sent only so far.
     fn send(&mut self, wake: &Wake) -> Result<(), RingError> {
+        let Some(StartedQueue { index, queue, .. }) = &mut self.transmit else { return Ok(()) };
         let mut last_words = LAST_WORDS;
-        let StartedQueue { index, queue, .. } = &mut self.transmit;
         queue.suppress_notifications();
         let mut output = lock(&self.output);
         let mut sent = Ok(());
@@ -186,7 +190,7 @@ impl Service {
 
     /// Puts input into the driver's buffers, as far as there are both.
     fn deliver(&mut self) -> Result<(), RingError> {
-        let StartedQueue { index, queue, .. } = &mut self.receive;
+        let Some(StartedQueue { index, queue, .. }) = &mut self.receive else { return Ok(()) };
         queue.suppress_notifications();
         for _ in 0..queue.size() {
             if !self.input.is_waiting() || !queue.pop(&mut self.chain)? {

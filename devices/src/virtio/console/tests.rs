@@ -111,9 +111,18 @@ fn a_buffer_outside_of_memory_breaks_the_device() {
 }
 
 #[test]
-fn both_queues_are_needed() {
-    let machine = machine();
-    let mut device = Console::new(Box::new(io::sink())).unwrap();
-    let with = activation(&machine.memory, 0, &[&machine.receive], &machine.told);
-    assert!(matches!(device.start(with), Err(ActivateError::MissingQueue { queue: 1 })));
+fn a_driver_may_go_one_way_only() {
+    let Machine { memory, told, mut transmit, .. } = machine();
+    let sent = Sent::default();
+    let mut device = Console::new(Box::new(sent.clone())).unwrap();
+    let mut with = activation(&memory, 0, &[&transmit], &told);
+    with.queues[0].index = TRANSMIT;
+    device.start(with).unwrap();
+    memory.memory().write_slice(b"out", GuestAddress(DATA)).unwrap();
+    transmit.add(&[(DATA, 3, false)]).unwrap();
+    transmit.doorbell.write(1).unwrap();
+    transmit.await_used();
+    device.input().push(b"in");
+    assert_eq!(device.stop().len(), 1);
+    assert_eq!(*lock(&sent.0), b"out");
 }

@@ -37,7 +37,10 @@ impl VirtioDevice for Probe {
     fn start(&mut self, with: Activation) -> Result<(), ActivateError> {
         let mut record = lock(&self.1);
         if record.refuse {
-            return Err(ActivateError::MissingQueue { queue: 0 });
+            return Err(ActivateError::Host {
+                what: "start",
+                source: std::io::Error::other("refused"),
+            });
         }
         record.activation = Some(with);
         record.starts += 1;
