@@ -18,7 +18,7 @@ use super::ending::Ending;
 use super::irq::Interrupts;
 use super::kvm::Hypervisor;
 use super::vcpu::{Buses, Vcpu};
-use super::{MachineError, acpi, layout, memory, regs};
+use super::{MachineError, acpi, layout, memory, regs, reset_vector};
 use crate::kernel::{Boot, Entry, Kernel, MemoryKind, MemoryRange};
 use crate::spec::VmSpec;
 
@@ -64,6 +64,7 @@ impl Machine {
         let placement =
             if board.external_backend() { Placement::Copy } else { Placement::CopyOnWrite };
         write_acpi(&ram, acpi::Description { cpus: spec.cpus, pci_mmio64_start: mmio64.start })?;
+        reset_vector::write(&ram.memory().memory())?;
         let entry = kernel.load(&Boot {
             ram: &ram,
             placement,

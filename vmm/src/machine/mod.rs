@@ -11,7 +11,7 @@
 //! | `kvm`, `memory`, `irq` | the virtual machine, its memory slots, its interrupts |
 //! | `cpuid`, `features`, `regs` | what processors are and how they start |
 //! | `vcpu`, `kick`, `crash` | running them, stopping them, explaining their failures |
-//! | `acpi` | what the guest's kernel is told about all this |
+//! | `acpi`, `reset_vector` | what the guest's kernel finds in place of a firmware |
 //! | `events`, `console`, `ending` | the calling thread: signals, time-out, console, the end |
 //!
 //! One thread runs each virtual CPU; the thread that called [`run()`] waits for the end. Devices
@@ -34,6 +34,7 @@ mod kvm;
 pub mod layout;
 mod memory;
 mod regs;
+mod reset_vector;
 mod run;
 mod usage;
 mod vcpu;

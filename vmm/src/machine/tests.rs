@@ -120,7 +120,9 @@ fn other_processors_wait_until_they_are_started() {
     if !kvm() {
         return;
     }
-    let file = Program::new().start_second_processor(5).into_file();
+    // mov al, 5; out PORT_EXIT, al; jmp to itself
+    let real = [0xB0, 5, 0xE6, 0xF4, 0xEB, 0xFE, 0x90, 0x90];
+    let file = Program::new().start_second_processor(real).into_file();
     let spec = VmSpec { cpus: 2, ..spec(&file) };
     let (outcome, _) = run_with(&spec, Control::default());
     assert_eq!(outcome.ending, Ending::Exited { status: 5 }, "{outcome:?}");
@@ -129,6 +131,20 @@ fn other_processors_wait_until_they_are_started() {
     let spec = VmSpec { cpus: 64, ..self::spec(&file) };
     let (outcome, _) = run_with(&spec, Control::default());
     assert_eq!(outcome.ending, Ending::Exited { status: 3 }, "{outcome:?}");
+}
+
+/// Where Linux goes to restart a machine without EFI.
+#[test]
+fn going_on_in_the_firmware_is_a_reset() {
+    if !kvm() {
+        return;
+    }
+    // ljmp F000:FFF0
+    let real = [0xEA, 0xF0, 0xFF, 0x00, 0xF0, 0x90, 0x90, 0x90];
+    let file = Program::new().start_second_processor(real).into_file();
+    let spec = VmSpec { cpus: 2, ..spec(&file) };
+    let (outcome, _) = run_with(&spec, Control::default());
+    assert_eq!(outcome.ending, Ending::Reset, "{outcome:?}");
 }
 
 #[test]

@@ -65,16 +65,14 @@ impl Program {
         self.then(&[0x0F, 0x01, 0x1D, a, b, c, d, 0x0F, 0x0B]).then(&[0; 6])
     }
 
-    /// Sends the second processor the start-up interrupt, which has it exit with `status`.
-    pub(super) fn start_second_processor(self, status: u8) -> Program {
-        // At 0x8000, in real mode: mov al, status; out PORT_EXIT, al; jmp to itself.
-        let real = [0xB0, status, 0xE6, 0xF4, 0xEB, 0xFE, 0x90, 0x90];
+    /// Starts the second processor, which executes these bytes in real mode.
+    pub(super) fn start_second_processor(self, real: [u8; 8]) -> Program {
         let (first, second) = real.split_at(4);
         self.store(0x8000, first)
             .store(0x8004, second)
-            .store(0xFEE0_00F0, &0x0000_01FFu32.to_le_bytes())
             // The local APIC on; then its interrupt command register: destination 1; INIT;
             // start-up at page 8.
+            .store(0xFEE0_00F0, &0x0000_01FFu32.to_le_bytes())
             .store(0xFEE0_0310, &0x0100_0000u32.to_le_bytes())
             .store(0xFEE0_0300, &0x0000_4500u32.to_le_bytes())
             .store(0xFEE0_0300, &0x0000_4608u32.to_le_bytes())
