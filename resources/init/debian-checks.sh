@@ -26,10 +26,10 @@ root_is_writable_virtio_disk() {
 # Writes through to the disk, forgets the cached pages, and reads back from the disk.
 data_survives() {
     dd if=/dev/urandom of=/data bs=64k count=64 conv=fsync || return 1
-    written=$(cksum </data)
+    written=$(md5sum </data)
     sync
     echo 3 >/proc/sys/vm/drop_caches
-    [ "$(cksum </data)" = "$written" ]
+    [ "$(md5sum </data)" = "$written" ]
 }
 
 drops_deleted_blocks() {
@@ -46,4 +46,6 @@ check "deleted blocks are discarded" drops_deleted_blocks
 check "virtio-rng gives random bytes" dd if=/dev/hwrng of=/dev/null bs=16 count=1
 echo "guest: every check passed"
 mount -o remount,ro /
+# Setting a terminal waits until it has sent everything.
+stty sane </dev/console
 poweroff -f

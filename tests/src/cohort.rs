@@ -44,6 +44,12 @@ fn build() -> PathBuf {
         .expect("cargo builds the binary")
 }
 
+/// An example lab of the source tree.
+pub fn example_lab(name: &str) -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().expect("tests is in the workspace").join("resources/labs").join(name)
+}
+
 /// Whether guests can run here. Where `/dev/kvm` is missing the test is to return at once: this
 /// has printed why. With `COHORT_BIN` set the suite runs, which prints such lines.
 pub fn kvm_is_there() -> bool {

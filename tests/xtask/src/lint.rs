@@ -34,7 +34,7 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (level, text) = match self.rule {
             Rule::UnsafeWithoutReason => {
-                ("error", "uses unsafe without `expect(unsafe_code, reason = …)` or a `# Safety`")
+                ("error", "uses unsafe without `expect(unsafe_code, reason = …)` in the module")
             }
             Rule::MachinePath => ("error", "names a path of a particular machine"),
             Rule::LongFile => ("warning", "is longer than 600 lines; split it by concept"),
@@ -63,13 +63,28 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Finding>> {
     for file in listing.lines() {
         // A file deleted but not yet committed as such, or one that is not text, has no lines.
         if let Ok(text) = fs::read_to_string(root.join(file)) {
-            check_file(file, &text, &mut findings);
+            let parents = module_files(file).map(|parent| fs::read_to_string(root.join(parent)));
+            let vouched = parents.flatten().any(|parent| gives_reason(&parent));
+            check_file(file, &text, vouched, &mut findings);
         }
     }
     Ok(findings)
 }
 
-fn check_file(file: &str, text: &str, findings: &mut Vec<Finding>) {
+/// Where the module that a source file is part of may be: a module's reason for `unsafe` holds for
+/// the files below it.
+fn module_files(file: &str) -> impl Iterator<Item = String> {
+    let folder = file.rsplit_once('/').map_or("", |(folder, _)| folder);
+    [format!("{folder}/mod.rs"), format!("{folder}.rs")].into_iter()
+}
+
+/// Whether a source opts into `unsafe` and says why. Freestanding programs are unsafe throughout
+/// and say so where each contract is.
+fn gives_reason(text: &str) -> bool {
+    text.contains("expect(unsafe_code, reason =") || text.contains("#![no_std]")
+}
+
+fn check_file(file: &str, text: &str, vouched: bool, findings: &mut Vec<Finding>) {
     let mut found = |line, rule| findings.push(Finding { file: file.to_owned(), line, rule });
     // This file has to name what it looks for.
     if !file.ends_with("xtask/src/lint.rs") {
@@ -92,9 +107,7 @@ fn check_file(file: &str, text: &str, findings: &mut Vec<Finding>) {
                 .iter()
                 .any(|word| code.starts_with(word) || code.contains(&format!(" {word}")))
     };
-    // Freestanding programs are unsafe throughout and say so where each contract is.
-    let reasoned =
-        text.contains("(unsafe_code") && text.contains("reason =") || text.contains("#![no_std]");
+    let reasoned = vouched || gives_reason(text);
     if let (false, Some(index)) = (reasoned, text.lines().position(unsafe_code)) {
         found(Some(index + 1), Rule::UnsafeWithoutReason);
     }
@@ -102,11 +115,11 @@ fn check_file(file: &str, text: &str, findings: &mut Vec<Finding>) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Finding, Rule, check_file, passes};
+    use super::{Finding, Rule, check_file, module_files, passes};
 
     fn findings(file: &str, text: &str) -> Vec<Finding> {
         let mut findings = Vec::new();
-        check_file(file, text, &mut findings);
+        check_file(file, text, false, &mut findings);
         findings
     }
 
@@ -118,6 +131,12 @@ mod tests {
         let reasoned = "#![expect(unsafe_code, reason = \"mmap\")]\nunsafe impl Send for X {}\n";
         assert!(findings("a.rs", reasoned).is_empty());
         assert!(findings("a.rs", "// unsafe { } is denied here\n").is_empty());
+    }
+
+    #[test]
+    fn a_modules_reason_holds_for_the_files_below_it() {
+        let files: Vec<_> = module_files("storage/src/engine/uring.rs").collect();
+        assert_eq!(files, ["storage/src/engine/mod.rs", "storage/src/engine.rs"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{lint, setup, tool, workspace};
 mod batch;
 mod tally;
 
-use tally::Tally;
+use tally::{Runner, Tally};
 
 /// What to leave out.
 #[derive(Args)]
@@ -47,10 +47,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if suite.check("build", || tool::shown(&mut build)) {
         let binary = workspace::target()?.join("debug/cohort");
         suite.tests("unit and integration tests", || {
-            tally::of_tests(test_runner().env("COHORT_BIN", &binary))
+            let (runner, mut command) = test_runner();
+            tally::of_tests(runner, command.env("COHORT_BIN", &binary))
         });
         suite.tests("documentation tests", || {
-            tally::of_tests(workspace::cargo().args(["test", "--quiet", "--workspace", "--doc"]))
+            let mut doc_tests = workspace::cargo();
+            doc_tests.args(["test", "--workspace", "--doc"]);
+            tally::of_tests(Runner::Libtest, &mut doc_tests)
         });
         if !options.skip_nested {
             suite.tests("nested tests", batch::run);
@@ -60,16 +63,16 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 /// cargo-nextest where it is installed: each test has its own process and time limit.
-fn test_runner() -> Command {
-    let mut nextest = workspace::cargo();
-    let found = tool::quiet(nextest.args(["nextest", "--version"])).is_ok();
-    let mut runner = workspace::cargo();
-    if found {
-        runner.args(["nextest", "run", "--workspace", "--color=never"]);
+fn test_runner() -> (Runner, Command) {
+    let nextest = tool::quiet(workspace::cargo().args(["nextest", "--version"])).is_ok();
+    let mut command = workspace::cargo();
+    if nextest {
+        command.args(["nextest", "run", "--workspace", "--color=never"]);
+        (Runner::Nextest, command)
     } else {
-        runner.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]);
+        command.args(["test", "--workspace", "--all-targets", "--no-fail-fast"]);
+        (Runner::Libtest, command)
     }
-    runner
 }
 
 fn source_rules() -> Result<()> {

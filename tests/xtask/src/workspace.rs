@@ -30,6 +30,6 @@ pub(crate) fn target() -> Result<PathBuf> {
 
 /// Builds the release binary of cohort and returns its path.
 pub(crate) fn release_binary() -> Result<PathBuf> {
-    tool::shown(cargo().args(["build", "--release", "--quiet", "--package", "cohort"]))?;
+    tool::shown(cargo().args(["build", "--release", "--package", "cohort"]))?;
     Ok(target()?.join("release/cohort"))
 }

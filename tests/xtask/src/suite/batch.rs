@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::tally::Tally;
+use super::tally::{Runner, Tally};
 use crate::cache::Cache;
 use crate::debian::Kernel;
 use crate::outer::{self, Errand};
@@ -102,7 +102,9 @@ impl Transcript {
     fn tally(&self) -> Tally {
         let mut tally = Tally::default();
         if let Ok(bytes) = self.0.lock() {
-            String::from_utf8_lossy(&bytes).lines().for_each(|line| tally.count(line));
+            String::from_utf8_lossy(&bytes)
+                .lines()
+                .for_each(|line| tally.count(Runner::Libtest, line));
         }
         tally.failed.iter_mut().for_each(|name| name.insert_str(0, "nested: "));
         tally
