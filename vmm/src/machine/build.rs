@@ -115,7 +115,7 @@ fn memory_map(ram: &GuestRam) -> Vec<MemoryRange> {
 /// Writes the ACPI tables to their place.
 fn write_acpi(ram: &GuestRam, of: acpi::Description) -> Result<(), MachineError> {
     let tables = acpi::tables(of);
-    let room = layout::KERNEL_START.0 - layout::ACPI_TABLES.0;
+    let room = reset_vector::AT.0 - layout::ACPI_TABLES.0;
     if tables.len() as u64 > room {
         return Err(MachineError::AcpiTooLarge(tables.len()));
     }

@@ -1,5 +1,8 @@
 //! Why a machine could not be built or could not go on, and what to do about it.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 
 use thiserror::Error;

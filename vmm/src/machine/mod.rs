@@ -13,6 +13,7 @@
 //! | `vcpu`, `kick`, `crash` | running them, stopping them, explaining their failures |
 //! | `acpi`, `reset_vector` | what the guest's kernel finds in place of a firmware |
 //! | `events`, `console`, `ending` | the calling thread: signals, time-out, console, the end |
+//! | `usage`, `startup_pages` | what it costs the host, and making it less |
 //!
 //! One thread runs each virtual CPU; the thread that called [`run()`] waits for the end. Devices
 //! start threads of their own when the guest's driver starts the device.
@@ -36,6 +37,7 @@ mod memory;
 mod regs;
 mod reset_vector;
 mod run;
+mod startup_pages;
 mod usage;
 mod vcpu;
 

@@ -11,7 +11,7 @@ use super::MachineError;
 use super::layout::{PORT_RESET, RESET_VALUE};
 
 /// F000:FFF0. The last 16 bytes below 1 MiB, among what the guest is told is reserved.
-const AT: GuestAddress = GuestAddress(0xF_FFF0);
+pub(super) const AT: GuestAddress = GuestAddress(0xF_FFF0);
 
 const CODE: [u8; 9] = {
     let [low, high] = PORT_RESET.to_le_bytes();

@@ -11,6 +11,7 @@ use super::MachineError;
 use super::build::Machine;
 use super::ending::End;
 use super::events::Events;
+use super::startup_pages;
 use super::usage;
 use super::vcpu::Vcpus;
 use crate::outcome::{Ending, MemoryUse, Outcome};
@@ -72,6 +73,7 @@ fn execute(
     let Machine { vcpus, board, output, ending, ram } = machine;
     match Vcpus::start(vcpus, &ending) {
         Ok(vcpus) => {
+            startup_pages::release();
             Events {
                 ending: &ending,
                 output: &output,
