@@ -145,7 +145,7 @@ pub(super) struct Vcpus {
 }
 
 impl Vcpus {
-    /// Starts one thread for each. After an error none runs any longer.
+    /// Starts one thread for each. A thread that the host refuses is reported as the guest's end.
     pub(super) fn start(vcpus: Vec<Vcpu>, ending: &Arc<Ending>) -> Result<Vcpus, MachineError> {
         let host = |what| move |source| MachineError::Host { what, source };
         kick::prepare().map_err(host("a signal handler"))?;
