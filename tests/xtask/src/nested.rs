@@ -37,6 +37,9 @@ pub(crate) fn run(arguments: &[String], limit: Duration) -> Result<u8> {
             carry(&mut stage, &here.join(file))?;
         }
     }
+    if arguments.first().is_some_and(|command| command == "bench") {
+        carry_peer(&mut stage)?;
+    }
     let labs = workspace::root().join("resources/labs");
     guest_files::prepare(&cache, &kernel)?.stage_beside_labs(&mut stage, &labs)?;
 
@@ -62,6 +65,25 @@ fn named_files(argument: &str) -> Vec<PathBuf> {
         .collect();
     files.dedup();
     files
+}
+
+/// Carries QEMU, with its libraries and its firmware, for benchmarks to compare with. Without it
+/// they measure cohort alone, and say so.
+fn carry_peer(stage: &mut Stage) -> Result<()> {
+    let program = Path::new("/usr/bin/qemu-system-x86_64");
+    if !program.is_file() {
+        return Ok(());
+    }
+    stage.program(program, program)?;
+    for folder in ["/usr/share/qemu", "/usr/share/seabios"] {
+        for entry in fs::read_dir(folder).with_context(|| format!("cannot read {folder}"))? {
+            let file = entry?.path();
+            if file.is_file() && file.extension().is_some_and(|extension| extension == "bin") {
+                stage.file(&file, &file)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Carries a file, and for a lab everything that its folder holds, since a lab names its files

@@ -79,7 +79,7 @@ struct BootArgs {
     #[arg(long, value_name = "FILE", requires = "linux")]
     initrd: Option<PathBuf>,
     /// Command line for --linux
-    #[arg(long, value_name = "TEXT", default_value = "console=ttyS0 quiet panic=-1 reboot=t")]
+    #[arg(long, value_name = "TEXT", default_value = "console=ttyS0 quiet panic=-1")]
     cmdline: String,
     /// Guest memory for --linux
     #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = memory)]
