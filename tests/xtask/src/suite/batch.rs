@@ -18,7 +18,7 @@ use crate::{guest_files, nested, tool, workspace};
 
 /// The test binaries that run there: those of the built-in guest, whose outcomes must be the same
 /// on every KVM, and those of Linux guests, which need hardware.
-const BINARIES: &[&str] = &["outcomes", "linux"];
+const BINARIES: &[&str] = &["outcomes", "console", "hostile_guest", "linux"];
 /// Where the files of Linux guests are in the outer machine.
 const DEBIAN: &str = "/debian";
 /// Enough for an outer machine on a slow host; the batch takes a few minutes.
