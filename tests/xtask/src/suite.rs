@@ -1,5 +1,6 @@
 //! `cargo xtask test`: every check there is, and a last line with the totals.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -115,6 +116,9 @@ impl Suite {
             let failed = tally.failed.len();
             let seconds = time.as_secs_f64();
             println!("{name:<28} {:>5} passed {failed:>4} failed {seconds:>8.1} s", tally.passed);
+        }
+        if !Path::new("/dev/kvm").exists() {
+            println!("there is no /dev/kvm: integration tests that need it did nothing");
         }
         for failure in &self.total.failed {
             println!("failed: {failure}");

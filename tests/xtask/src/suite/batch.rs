@@ -21,6 +21,9 @@ use crate::{guest_files, nested, tool, workspace};
 const BINARIES: &[&str] = &["outcomes", "console", "hostile_guest", "linux"];
 /// Where the files of Linux guests are in the outer machine.
 const DEBIAN: &str = "/debian";
+/// Tests skip where there is no KVM. Here there has to be one.
+const WITHOUT_KVM: &str =
+    "[ -c /dev/kvm ] || { echo 'test the_outer_machine_offers_kvm ... FAILED'; exit 1; }";
 /// Enough for an outer machine on a slow host; the batch takes a few minutes.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
@@ -39,7 +42,8 @@ pub(super) fn run() -> Result<Tally> {
     files.stage_beside_labs(&mut stage, &labs)?;
     files.stage_in(&mut stage, Path::new(DEBIAN))?;
     let mut command = format!(
-        "export HOME=/ PATH=/usr/bin:/bin COHORT_BIN={} COHORT_DEBIAN={DEBIAN}\nstatus=0\n",
+        "export HOME=/ PATH=/usr/bin:/bin COHORT_BIN={} COHORT_DEBIAN={DEBIAN}\n\
+         status=0\n{WITHOUT_KVM}\n",
         nested::COHORT
     );
     for (name, binary) in &binaries {
