@@ -27,7 +27,6 @@ mount --move /dev dev
 mkdir -p dev/shm dev/pts
 mount -t tmpfs shm dev/shm
 mount -t devpts pts dev/pts
-mount -t tmpfs tmp tmp
 ip link set lo up 2>/dev/null
 port=$(echo dev/vport*p3)
 port=${port%3}
