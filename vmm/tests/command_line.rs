@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 use std::fs;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -84,6 +84,36 @@ fn an_outcome_that_could_not_be_kept_is_told_before_the_start() {
         assert!(said.contains("the outcome cannot be written to"), "{said}");
         assert!(said.contains("\n  cause: "), "{said}");
     }
+}
+
+#[test]
+fn the_status_is_the_same_where_messages_cannot_be_written() {
+    let lab = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    for (args, expected) in [
+        (&["run", "--outcome", "/none/outcome.json"][..], 125),
+        (&["run", "--initrd", "x"], 2),
+        (&["lab", "validate", lab], 2),
+        (&["frobnicate"], 2),
+    ] {
+        // One that is full, and one that nobody reads.
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let (_, gone) = std::io::pipe().unwrap();
+        for stderr in [Stdio::from(full), Stdio::from(gone)] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_cohort"));
+            let status = command.args(args).stderr(stderr).status().unwrap();
+            assert_eq!(status.code(), Some(expected), "{args:?}: {status}");
+        }
+    }
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_a_failure_that_says_so() {
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cohort"));
+    let output = command.args(["doctor"]).stdout(full).output().unwrap();
+    assert_eq!(status(&output), 125);
+    let said = stderr(&output);
+    assert!(said.starts_with("error: cannot write to standard output\n  cause: "), "{said}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use super::tell;
+
 /// An error on its way to stderr and to the exit status.
 #[derive(Debug)]
 pub(super) struct Failure {
@@ -50,12 +52,12 @@ impl Failure {
         if let Some(help) = &self.help {
             let _ = writeln!(text, "  help:  {help}");
         }
-        eprint!("{text}");
+        tell(&text);
     }
 }
 
 /// Writes an error that is told in one sentence to stderr, in the same form.
 pub(super) fn print_error(error: &str, help: Option<&str>) {
     let help = help.map(|help| format!("  help:  {help}\n")).unwrap_or_default();
-    eprint!("error: {error}\n{help}");
+    tell(&format!("error: {error}\n{help}"));
 }

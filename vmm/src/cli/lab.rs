@@ -14,7 +14,7 @@ use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use serde_json::json;
 
 use super::failure::{Failure, print_error};
-use super::{Done, STATUSES, print};
+use super::{Done, STATUSES, print, tell};
 
 /// Runs the guests of a lab file together, or checks the file
 #[derive(Debug, clap::Args)]
@@ -128,7 +128,7 @@ fn read(args: &FileArgs) -> Result<Result<Lab, u8>, Failure> {
         print_json(&json!({ "mistakes": mistakes.mistakes }))?;
     } else {
         for mistake in &mistakes.mistakes {
-            eprintln!("{mistake}");
+            tell(&format!("{mistake}\n"));
         }
     }
     print_error(&mistakes.to_string(), None);

@@ -8,6 +8,8 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
+use super::tell;
+
 /// Starts logging, once for the process.
 pub(super) fn start() {
     match std::env::var("COHORT_LOG") {
@@ -17,6 +19,7 @@ pub(super) fn start() {
                 .with_env_filter(filter)
                 .with_writer(std::io::stderr)
                 .with_ansi(false)
+                .log_internal_errors(false)
                 .try_init();
         }
         _ => {
@@ -49,7 +52,7 @@ impl Subscriber for Warnings {
         let mut line = Line::default();
         event.record(&mut line);
         let level = if *event.metadata().level() == Level::ERROR { "error" } else { "warning" };
-        eprintln!("{level}: {}{}", line.message, line.fields);
+        tell(&format!("{level}: {}{}\n", line.message, line.fields));
     }
 
     fn enter(&self, _: &Id) {}

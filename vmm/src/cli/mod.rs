@@ -74,7 +74,15 @@ type Done = Result<u8, Failure>;
 /// Writes to stdout; a reader that has gone is no failure.
 fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::host(error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::host(anyhow::Error::new(error).context("cannot write to standard output")))
+        }
         _ => Ok(()),
     }
+}
+
+/// Writes a message to stderr. Where that takes none (a full device, a reader that has gone),
+/// the exit status still says how things went, which `eprint!` would panic away.
+fn tell(text: &str) {
+    let _ = io::stderr().write_all(text.as_bytes());
 }

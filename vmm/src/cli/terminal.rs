@@ -9,6 +9,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Signal, getpid, kill_process};
 use rustix::termios::{OptionalActions, OutputModes, Termios, tcgetattr, tcsetattr};
 
+use super::tell;
+
 /// Ctrl-A, which begins an escape.
 const ESCAPE: u8 = 1;
 
@@ -42,7 +44,7 @@ impl Input {
             }));
             tcsetattr(io::stdin(), OptionalActions::Now, &raw)?;
             input.raw = true;
-            eprintln!("Ctrl-A x stops the guest, Ctrl-A Ctrl-A sends Ctrl-A");
+            tell("Ctrl-A x stops the guest, Ctrl-A Ctrl-A sends Ctrl-A\n");
         }
         let mut keys = input.raw.then(Keys::default);
         thread::Builder::new().name("input".into()).stack_size(128 << 10).spawn(move || {
