@@ -109,6 +109,16 @@ impl Outcome {
     }
 }
 
+/// `value` as JSON, a line for each field.
+///
+/// # Errors
+/// When `value` has no form in JSON.
+pub fn json_text(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
 /// Writes `value` as JSON to `path` so that a reader finds the old file or the whole new one: to
 /// a hidden file beside it, which then takes its name. A crash can leave the hidden file behind,
 /// under a name that the next write of the same process id reuses.
@@ -116,8 +126,7 @@ impl Outcome {
 /// # Errors
 /// Whatever the file system says.
 pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let mut text = serde_json::to_vec_pretty(value)?;
-    text.push(b'\n');
+    let text = json_text(value)?;
     // Something that is no file, a terminal or a pipe, is written to, never replaced.
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return File::options().write(true).open(path)?.write_all(&text);

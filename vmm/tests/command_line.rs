@@ -116,6 +116,44 @@ fn a_report_that_cannot_be_written_is_a_failure_that_says_so() {
     assert!(said.starts_with("error: cannot write to standard output\n  cause: "), "{said}");
 }
 
+/// Whoever waits for the other end of a named pipe can be interrupted.
+#[test]
+fn a_signal_ends_a_run_that_waits_for_a_pipe_to_be_opened() {
+    use std::os::unix::process::ExitStatusExt;
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let pipe = pipe.to_str().unwrap();
+    for args in [["run", "--outcome", pipe], ["run", "--console", pipe], ["lab", "run", pipe]] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cohort"));
+        let mut child = command.args(args).stderr(Stdio::null()).spawn().unwrap();
+        let asleep = || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", child.id()));
+            stat.is_ok_and(|stat| !stat.contains(") R ") && !stat.contains(") D "))
+        };
+        while !asleep() {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        let ended = (0..500).find_map(|_| {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            child.try_wait().unwrap()
+        });
+        if ended.is_none() {
+            child.kill().unwrap();
+        }
+        assert_eq!(ended.and_then(|status| status.signal()), Some(15), "{args:?}");
+    }
+}
+
 #[test]
 fn mistakes_of_a_lab_are_told_by_run_and_validate_alike() {
     let dir = tempfile::tempdir().unwrap();

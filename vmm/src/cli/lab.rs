@@ -87,11 +87,12 @@ fn validate(args: &FileArgs) -> Done {
 }
 
 fn run(args: &RunArgs) -> Done {
-    let signals = StopSignals::block().map_err(Failure::host)?;
     let lab = match read(&args.lab)? {
         Ok(lab) => lab,
         Err(status) => return Ok(status),
     };
+    // Not before: reading can wait for a pipe, and nothing runs yet that would have to be stopped.
+    let signals = StopSignals::block().map_err(Failure::host)?;
     let dir = match &args.results {
         Some(dir) => dir.clone(),
         None => default_dir(&lab.name).map_err(refused)?,

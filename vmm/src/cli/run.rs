@@ -1,14 +1,14 @@
 //! `cohort run`: one guest, in this process.
 
-use std::fs::File;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use cohort::machine::{self, Console, Control, layout};
-use cohort::outcome::{Ending, Outcome, write_json};
+use cohort::outcome::{Ending, Outcome, json_text, write_json};
 use cohort::signals::StopSignals;
 use cohort::spec::{
     BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSpec, KernelSource, LINUX_CMDLINE, VmSpec,
@@ -82,14 +82,13 @@ disk of zeroes that is gone with the guest. Options:
   engine=positional   preadv2 and pwritev2 [default: io_uring where the host permits it]";
 
 pub(super) fn main(args: Args) -> Done {
-    // First of all: a signal from here on is an outcome, not a sudden death.
-    let signals = StopSignals::block().map_err(Failure::host)?;
-    let outcome_file = args.outcome.clone();
     let name = args.name.clone();
-    if let Some(path) = &outcome_file {
-        check_writable(path)?;
-    }
-    let done = run(args, signals);
+    let outcome_file = args.outcome.clone().map(OutcomeFile::prepare).transpose()?;
+    let console = open_console(args.console.as_deref());
+    // From here on a signal is an outcome, not a sudden death. Not before: who waits for the
+    // other end of a named pipe to be opened can be interrupted.
+    let signals = StopSignals::block().map_err(Failure::host)?;
+    let done = console.and_then(|output| run(args, output, signals));
     let outcome = match &done {
         Ok(outcome) => outcome,
         Err(failure) => {
@@ -97,18 +96,14 @@ pub(super) fn main(args: Args) -> Done {
             &Outcome::vmm_error(&name, failure.sentence(), help)
         }
     };
-    if let Some(path) = &outcome_file {
-        write_json(path, outcome)
-            .with_context(|| format!("cannot write the outcome to {}", path.display()))
-            .map_err(Failure::host)?;
-    }
+    let written = outcome_file.map_or(Ok(()), |file| file.write(outcome));
     let outcome = done?;
     explain(&outcome);
+    written?;
     Ok(outcome.ending.exit_status())
 }
 
-fn run(args: Args, signals: StopSignals) -> Result<Outcome, Failure> {
-    let output = open_console(args.console.as_deref())?;
+fn run(args: Args, output: File, signals: StopSignals) -> Result<Outcome, Failure> {
     let interactive = args.interactive;
     let spec = spec(args)?;
     let (input, terminal) = match interactive {
@@ -172,22 +167,51 @@ fn open_console(path: Option<&Path>) -> Result<File, Failure> {
     }
 }
 
-/// Finds out before the guest runs that its outcome could not be kept.
-fn check_writable(path: &Path) -> Result<(), Failure> {
-    use rustix::fs::{Access, access};
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let target = if path.exists() && !path.is_file() { path } else { dir };
-    let writable = if path.is_dir() {
-        Err(io::ErrorKind::IsADirectory.into())
-    } else {
-        access(target, Access::WRITE_OK).map_err(io::Error::from)
-    };
-    writable
-        .with_context(|| format!("the outcome cannot be written to {}", path.display()))
-        .map_err(Failure::host)
+/// Where `--outcome` goes.
+struct OutcomeFile {
+    path: PathBuf,
+    /// Something that is written to, never replaced: a pipe, a terminal.
+    stream: Option<File>,
+}
+
+impl OutcomeFile {
+    /// Finds out before the guest runs that its outcome could not be kept.
+    fn prepare(path: PathBuf) -> Result<OutcomeFile, Failure> {
+        match OutcomeFile::open_stream(&path) {
+            Ok(stream) => Ok(OutcomeFile { path, stream }),
+            Err(error) => {
+                let what = format!("the outcome cannot be written to {}", path.display());
+                Err(Failure::host(anyhow::Error::new(error).context(what)))
+            }
+        }
+    }
+
+    fn open_stream(path: &Path) -> io::Result<Option<File>> {
+        use rustix::fs::{Access, access};
+        match fs::metadata(path) {
+            Ok(found) if found.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+            Ok(found) if !found.is_file() => {
+                return File::options().write(true).open(path).map(Some);
+            }
+            _ => {}
+        }
+        let dir = match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        access(dir, Access::WRITE_OK)?;
+        Ok(None)
+    }
+
+    fn write(self, outcome: &Outcome) -> Result<(), Failure> {
+        let written = match self.stream {
+            Some(mut stream) => json_text(outcome).and_then(|text| stream.write_all(&text)),
+            None => write_json(&self.path, outcome),
+        };
+        written
+            .with_context(|| format!("cannot write the outcome to {}", self.path.display()))
+            .map_err(Failure::host)
+    }
 }
 
 /// Says on stderr how the guest ended, unless it ended as guests should.
