@@ -131,6 +131,14 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         return File::options().write(true).open(path)?.write_all(&text);
     }
+    // A link is followed: what it names gets the new content, the link stays.
+    let path = &match fs::canonicalize(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound || path.is_symlink() => {
+            return Err(error);
+        }
+        Err(_) => path.to_path_buf(),
+        Ok(target) => target,
+    };
     let beside = beside(path)?;
     let write = || -> io::Result<()> {
         File::create(&beside)?.write_all(&text)?;

@@ -195,7 +195,8 @@ impl OutcomeFile {
             }
             _ => {}
         }
-        let dir = match path.parent() {
+        let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let dir = match target.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
         };

@@ -48,3 +48,18 @@ fn a_write_that_fails_leaves_nothing() {
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     assert!(write_json(Path::new("/"), &1).is_err());
 }
+
+/// Else `--outcome /dev/stdout`, with standard output in a file, would replace the link in `/dev`.
+#[test]
+fn a_link_stays_and_what_it_names_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (link, file) = (dir.path().join("latest"), dir.path().join("outcome.json"));
+    fs::write(&file, "old").unwrap();
+    std::os::unix::fs::symlink("outcome.json", &link).unwrap();
+    write_json(&link, &1).unwrap();
+    assert!(link.is_symlink());
+    assert_eq!(fs::read_to_string(&file).unwrap(), "1\n");
+    fs::remove_file(&file).unwrap();
+    assert!(write_json(&link, &1).is_err(), "it names nothing");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
