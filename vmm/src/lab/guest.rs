@@ -11,7 +11,7 @@ use super::expand::{Scope, expand};
 use super::fields::{Field, Fields};
 use super::files;
 use super::mistake::Collector;
-use crate::machine::layout;
+use crate::machine::{features, layout};
 use crate::spec::{
     BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSource, KernelSource, LINUX_CMDLINE,
     MEMORY_DEFAULT, VmSpec,
@@ -96,7 +96,15 @@ pub(super) fn read(
     let cpus = fields.get("cpus").and_then(|field| field.integer(mistakes, 1, CPUS_MAX.into()));
     let cpu_mask = fields.get("cpu-mask").map(|field| {
         let items = field.list(mistakes);
-        items.iter().filter_map(|item| item.text(mistakes)).map(str::to_owned).collect()
+        let named = items.iter().filter_map(|item| {
+            let name = item.text(mistakes)?;
+            if !features::names().any(|known| known == name) {
+                let message = format!("{name:?} is no CPU feature that can be hidden");
+                item.wrong(mistakes, message, features::help());
+            }
+            Some(name.to_owned())
+        });
+        named.collect()
     });
     let timeout =
         fields.get("timeout").and_then(|field| field.text_with_unit(mistakes, parse_duration));

@@ -146,6 +146,14 @@ fn names_that_files_cannot_have() {
 }
 
 #[test]
+fn cpu_features_that_do_not_exist() {
+    let told = told("schema = 1\n[vm.a]\ncpu-mask = [\"avx2\", \"avx9000\"]\n", &[]);
+    let expected = "lab.toml:3:21: vm.a.cpu-mask[1]: \"avx9000\" is no CPU feature that can be \
+                    hidden\n  help: features have the names that /proc/cpuinfo gives them";
+    assert!(told.contains(expected), "{told}");
+}
+
+#[test]
 fn one_file_is_not_written_by_two_guests() {
     let lab = |disks: &str| {
         format!("schema = 1\nlab.name = \"x\"\n[vm.a]\ncount = 2\ndisks = [{disks}]\n")

@@ -103,10 +103,7 @@ impl MachineError {
             MachineError::MemoryTooSmall(_) => {
                 Some(format!("give it more: `-m {}M`", (layout::MEMORY_MIN >> 20).max(64)))
             }
-            MachineError::UnknownFeatures(_) => Some(format!(
-                "features have the names that /proc/cpuinfo gives them; these can be hidden: {}",
-                super::features::names().collect::<Vec<_>>().join(" ")
-            )),
+            MachineError::UnknownFeatures(_) => Some(super::features::help()),
             MachineError::Run { source, .. } if source.raw_os_error() == Some(libc::EFAULT) => {
                 Some(
                     "a kernel or initrd file was probably truncated while the guest had it \

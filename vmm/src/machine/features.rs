@@ -249,8 +249,16 @@ impl Feature {
     }
 }
 
+/// Which features can be hidden, for whoever named another.
+pub(crate) fn help() -> String {
+    format!(
+        "features have the names that /proc/cpuinfo gives them; these can be hidden: {}",
+        names().collect::<Vec<_>>().join(" ")
+    )
+}
+
 /// The names of all features that can be hidden.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     WORDS.iter().flat_map(|word| word.bits.iter().map(|(name, _)| *name))
 }
 

@@ -28,7 +28,7 @@ mod disk;
 mod ending;
 mod error;
 mod events;
-mod features;
+pub(crate) mod features;
 mod irq;
 mod kick;
 mod kvm;
