@@ -107,6 +107,12 @@ fn the_status_is_the_same_where_messages_cannot_be_written() {
 }
 
 #[test]
+fn a_name_cannot_command_the_terminal() {
+    let said = stderr(&cohort(&["run", "--outcome", "/none/\x1b[2Jx\u{9b}2J", "--name", "x"]));
+    assert!(said.contains("/none/\u{fffd}[2Jx\u{fffd}2J\n"), "{said:?}");
+}
+
+#[test]
 fn a_report_that_cannot_be_written_is_a_failure_that_says_so() {
     let full = fs::File::options().write(true).open("/dev/full").unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cohort"));
