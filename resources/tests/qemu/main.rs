@@ -101,6 +101,7 @@ fn disk_contents_agree(accelerator: Accelerator) {
     let end = machine.run(
         "blk.id disk=1; blk.write 512 1049088 seed=7 qd=20 queues=2; blk.zeroes 2M 64k; \
          blk.discard 3M 1M; blk.flush; blk.verify 512 1049088 seed=7 qd=3; \
+         blk.verify-zeroes 2M 64k qd=3; \
          blk.verify 1M 1M seed=8 disk=1 qd=32 queues=2; blk.sum 1M 1M disk=1",
     );
     assert_eq!(end.status, Some(0), "{}", end.serial);
@@ -144,6 +145,19 @@ fn a_changed_byte_is_found() {
         word(&contents),
     );
     assert!(end.serial.contains(&expected), "{expected}\n{}", end.serial);
+}
+
+#[test]
+fn zeroes_are_verified_to_the_last_byte() {
+    let Some(machine) = Machine::new(Tcg) else { return };
+    let mut contents = vec![0; MIB];
+    contents[MIB - 1] = 0x80;
+    let script = "blk.verify-zeroes 0 1048064; blk.verify-zeroes 512k 512k";
+    let end = machine.disk(&contents).run(script);
+    assert_eq!(end.status, Some(status::VERIFY_MISMATCH.into()));
+    let expected = "blk.verify-zeroes: verify mismatch: disk 0, byte offset 1048568 (0xffff8): \
+                    expected 0x0000000000000000, found 0x8000000000000000";
+    assert!(end.serial.contains(expected), "{}", end.serial);
 }
 
 #[test]

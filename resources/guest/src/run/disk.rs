@@ -20,6 +20,7 @@ impl Guest<'_> {
         let name = match action {
             DiskAction::Write { .. } => "blk.write",
             DiskAction::Verify { .. } => "blk.verify",
+            DiskAction::VerifyZeroes(_) => "blk.verify-zeroes",
             DiskAction::Sum(_) => "blk.sum",
             DiskAction::Discard(_) => "blk.discard",
             DiskAction::WriteZeroes(_) => "blk.zeroes",
@@ -55,8 +56,17 @@ impl Guest<'_> {
             }
             DiskAction::Verify { range, seed } => {
                 let pattern = Pattern { seed };
-                let check = |data: Dma, first, count| verify(pattern, index, data, first, count);
+                let check = |data: Dma, first, count| {
+                    verify(index, data, first, count, |sector| pattern.sector(sector))
+                };
                 disk.transfer(transfer(Operation::Read, range), pool, nothing, check)
+            }
+            DiskAction::VerifyZeroes(range) => {
+                let zeroes = |_| (0..SECTOR_WORDS).map(|_| 0);
+                let check = |data: Dma, first, count| verify(index, data, first, count, zeroes);
+                // Fresh memory is zeroes already: only the device may make these some.
+                let taint = |data: Dma, first, count| fill(Pattern { seed: 1 }, data, first, count);
+                disk.transfer(transfer(Operation::Read, range), pool, taint, check)
             }
             DiskAction::Sum(range) => {
                 let mut sum = Checksum::default();
@@ -127,15 +137,16 @@ pub(super) fn fill(pattern: Pattern, data: Dma, first: u64, count: u64) {
     }
 }
 
-fn verify(
-    pattern: Pattern,
+/// Compares `count` sectors of `data`, those from `first` on, with the words that `expected` says.
+fn verify<W: Iterator<Item = u64>>(
     disk: u64,
     data: Dma,
     first: u64,
     count: u64,
+    expected: impl Fn(u64) -> W,
 ) -> Result<(), DeviceError> {
     for sector in 0..count {
-        for (word, expected) in (0..).zip(pattern.sector(first.wrapping_add(sector))) {
+        for (word, expected) in (0..).zip(expected(first.wrapping_add(sector))) {
             let found = data.read64(sector * SECTOR + word * 8);
             if found != expected {
                 let offset = (first.wrapping_add(sector)).wrapping_mul(SECTOR) + word * 8;

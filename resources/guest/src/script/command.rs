@@ -85,6 +85,8 @@ pub enum DiskAction {
         /// The pattern's name.
         seed: u64,
     },
+    /// `blk.verify-zeroes OFFSET LEN`: reads, and finds nothing but zeroes.
+    VerifyZeroes(SectorRange),
     /// `blk.sum OFFSET LEN`: reads, and prints a checksum.
     Sum(SectorRange),
     /// `blk.discard OFFSET LEN`.
@@ -238,6 +240,7 @@ fn disk<'a>(words: Words<'a>, action: &str) -> Result<Command<'a>, Mistake<'a>> 
         "verify" => (2, &["seed", "disk", "qd", "queues"], {
             DiskAction::Verify { range: range()?, seed: seed(words)? }
         }),
+        "verify-zeroes" => (2, &["disk", "qd", "queues"], DiskAction::VerifyZeroes(range()?)),
         "sum" => (2, &["disk", "qd", "queues"], DiskAction::Sum(range()?)),
         "discard" => (2, &["disk", "qd", "queues"], DiskAction::Discard(range()?)),
         "zeroes" => (2, &["disk", "qd", "queues"], DiskAction::WriteZeroes(range()?)),

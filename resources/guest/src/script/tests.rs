@@ -87,6 +87,10 @@ fn device_commands_have_defaults_and_keys() {
             },
         ),
         (
+            "blk.verify-zeroes 4k 1M qd=2",
+            Command::Disk { disk: 0, action: DiskAction::VerifyZeroes(range), depth: 2, queues: 1 },
+        ),
+        (
             "blk.verify 4k 1M",
             Command::Disk {
                 disk: 0,
