@@ -94,6 +94,14 @@ impl Block {
         }
         Ok(())
     }
+
+    fn stop_queues(&mut self) -> Vec<QueueState> {
+        for worker in &self.workers {
+            worker.tell_to_stop();
+        }
+        let stopped = self.workers.drain(..).filter_map(Worker::stop);
+        stopped.map(|worker| worker.state()).collect()
+    }
 }
 
 impl VirtioDevice for Block {
@@ -121,12 +129,15 @@ impl VirtioDevice for Block {
     }
 
     fn start(&mut self, with: Activation) -> Result<(), ActivateError> {
-        self.stop();
+        self.stop_queues();
         self.accepted = with.features;
-        if with.features & 1 << VIRTIO_BLK_F_CONFIG_WCE == 0 {
-            // A driver that cannot flush relies on every write.
-            let flushes = with.features & 1 << VIRTIO_BLK_F_FLUSH != 0;
-            self.writeback.store(flushes, Ordering::Relaxed);
+        let accepts = |feature: u32| with.features & 1 << feature != 0;
+        if !accepts(VIRTIO_BLK_F_FLUSH) {
+            // A driver that cannot flush relies on every write (virtio 1.3, 5.2.5.2), even if it
+            // could choose.
+            self.writeback.store(false, Ordering::Relaxed);
+        } else if !accepts(VIRTIO_BLK_F_CONFIG_WCE) {
+            self.writeback.store(true, Ordering::Relaxed);
         }
         let started = self.start_queues(with);
         if started.is_err() {
@@ -136,11 +147,7 @@ impl VirtioDevice for Block {
     }
 
     fn stop(&mut self) -> Vec<QueueState> {
-        for worker in &self.workers {
-            worker.tell_to_stop();
-        }
-        let stopped = self.workers.drain(..).filter_map(Worker::stop);
-        let states = stopped.map(|worker| worker.state()).collect();
+        let states = self.stop_queues();
         self.writeback.store(true, Ordering::Relaxed);
         states
     }

@@ -236,6 +236,28 @@ fn the_driver_chooses_between_write_back_and_write_through() {
 }
 
 #[test]
+fn what_the_driver_chose_before_it_was_ready_counts() {
+    let flush_missing = 1 << VIRTIO_BLK_F_FLUSH;
+    // Refused features, what is chosen before the start, what holds after it.
+    for (refused, chosen, wanted) in
+        [(0, Some(0), 0), (0, None, 1), (flush_missing, None, 0), (flush_missing, Some(1), 0)]
+    {
+        let (disk, _, _folder) = disk(EngineChoice::Auto, false);
+        let mut device = Block::new(disk, 1, "");
+        let handle = memory();
+        let driver = Driver::new(handle.memory().into_inner(), RINGS, 16, true);
+        if let Some(chosen) = chosen {
+            device.write_config(0x20, &[chosen]);
+        }
+        let features = device.info().features & !refused;
+        device.start(activation(&handle, features, &[&driver], &Arc::default())).unwrap();
+        let mut writeback = [9];
+        device.read_config(0x20, &mut writeback);
+        assert_eq!(writeback, [wanted], "refused {refused:#x}, chosen {chosen:?}");
+    }
+}
+
+#[test]
 fn a_request_without_header_or_status_breaks_the_queue() {
     let chains: [&[Buffer]; 5] = [
         &[(HEADER, 16, false)],
