@@ -103,8 +103,18 @@ impl Service {
         }
     }
 
-    /// Answers every request there is.
+    /// Answers every request there is. Those before one that breaks the queue are returned too.
     fn serve(&mut self) -> Result<(), RingError> {
+        let served = self.fill();
+        let queue = &mut self.queue.queue;
+        queue.publish();
+        if queue.needs_notification() {
+            self.transport.notify_used(self.queue.index);
+        }
+        served
+    }
+
+    fn fill(&mut self) -> Result<(), RingError> {
         let mut chain = Chain::default();
         let queue = &mut self.queue.queue;
         queue.suppress_notifications();
@@ -132,10 +142,6 @@ impl Service {
                 left = later;
             }
             queue.push_used(chain.head(), written);
-        }
-        queue.publish();
-        if queue.needs_notification() {
-            self.transport.notify_used(self.queue.index);
         }
         Ok(())
     }

@@ -55,6 +55,20 @@ fn a_buffer_outside_of_memory_breaks_the_queue() {
 }
 
 #[test]
+fn requests_before_one_that_breaks_the_queue_are_returned() {
+    let handle = memory();
+    let mut driver = Driver::new(handle.memory().into_inner(), RINGS, 8, true);
+    driver.add(&[(DATA, 16, true)]).unwrap();
+    driver.add(&[(MEMORY - 1, 2, true)]).unwrap();
+    let told = Arc::new(Told::default());
+    let mut device = Rng::new();
+    device.start(activation(&handle, 0, &[&driver], &told)).unwrap();
+    told.await_needs_reset();
+    assert_eq!(driver.take_used().map(|(_, len)| len), Some(16));
+    assert_eq!(told.used(), 1);
+}
+
+#[test]
 fn without_its_queue_it_has_nothing_to_do() {
     let handle = memory();
     let mut device = Rng::new();
