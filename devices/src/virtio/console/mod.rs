@@ -7,6 +7,7 @@ mod tests;
 use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestMemoryBackend};
 
@@ -27,9 +28,12 @@ const TRANSMIT: u16 = 1;
 const CHUNK: usize = 4096;
 /// Bytes that are still sent when the device is to stop.
 const LAST_WORDS: usize = 1 << 20;
+/// How long that may take, between the first of these bytes and the beginning of the last write.
+const LAST_WORDS_TIME: Duration = Duration::from_millis(500);
 
 /// A console. A thread serves its queues while it is started. Output that blocks holds up the
-/// guest's output, and nothing else of the guest.
+/// guest's output, and a reset of the device, which waits for the write that is under way:
+/// nothing else of the guest. An output that may block is to return once the guest is to stop.
 pub struct Console {
     info: DeviceInfo,
     output: Arc<Mutex<Box<dyn Write + Send>>>,
@@ -148,11 +152,20 @@ impl Service {
     /// Sends what the driver has made available, one round of the ring at most. Buffers can be as
     /// large as memory: when the device is to stop, they are sent only so far.
     fn send(&mut self, wake: &Wake) -> Result<(), RingError> {
-        let Some(StartedQueue { index, queue, .. }) = &mut self.transmit else { return Ok(()) };
-        let mut last_words = LAST_WORDS;
+        let output = Arc::clone(&self.output);
+        let mut output = lock(&output);
+        let sent = self.send_to(&mut **output, wake);
+        if let Err(error) = output.flush() {
+            lost(&error);
+        }
+        show(&*self.transport, self.transmit.as_mut());
+        sent
+    }
+
+    fn send_to(&mut self, output: &mut dyn Write, wake: &Wake) -> Result<(), RingError> {
+        let Some(StartedQueue { queue, .. }) = &mut self.transmit else { return Ok(()) };
+        let mut last_words = LastWords::new();
         queue.suppress_notifications();
-        let mut output = lock(&self.output);
-        let mut sent = Ok(());
         for _ in 0..queue.size() {
             if !queue.pop(&mut self.chain)? {
                 break;
@@ -166,31 +179,32 @@ impl Service {
                     memory.get_slice(segment.address, segment.len as usize).map_err(|_| invalid)?;
                 let mut at = 0;
                 while at < slice.len() {
-                    if wake.stopped() {
-                        let Some(left) = last_words.checked_sub(CHUNK) else { break };
-                        last_words = left;
+                    if wake.stopped() && !last_words.permit(Instant::now()) {
+                        break;
                     }
                     let rest = slice.offset(at).map_err(|_| invalid)?;
                     let count = rest.copy_to(&mut bytes[..]);
-                    sent = sent.and(output.write_all(&bytes[..count]));
+                    if let Err(error) = output.write_all(&bytes[..count]) {
+                        lost(&error);
+                    }
                     at += count;
                 }
             }
             queue.push_used(self.chain.head(), 0);
             queue.publish();
         }
-        if let Err(error) = sent.and(output.flush()) {
-            warn_limited!(%error, "console output is lost");
-        }
-        if queue.needs_notification() {
-            self.transport.notify_used(*index);
-        }
         Ok(())
     }
 
     /// Puts input into the driver's buffers, as far as there are both.
     fn deliver(&mut self) -> Result<(), RingError> {
-        let Some(StartedQueue { index, queue, .. }) = &mut self.receive else { return Ok(()) };
+        let filled = self.fill();
+        show(&*self.transport, self.receive.as_mut());
+        filled
+    }
+
+    fn fill(&mut self) -> Result<(), RingError> {
+        let Some(StartedQueue { queue, .. }) = &mut self.receive else { return Ok(()) };
         queue.suppress_notifications();
         for _ in 0..queue.size() {
             if !self.input.is_waiting() || !queue.pop(&mut self.chain)? {
@@ -209,11 +223,40 @@ impl Service {
             }
             queue.push_used(self.chain.head(), u32::try_from(bytes.len()).unwrap_or(u32::MAX));
         }
-        queue.publish();
-        if queue.needs_notification() {
-            self.transport.notify_used(*index);
-        }
         Ok(())
+    }
+}
+
+fn lost(error: &io::Error) {
+    warn_limited!(%error, "console output is lost");
+}
+
+/// What may still be sent once the device is to stop.
+struct LastWords {
+    chunks: usize,
+    until: Option<Instant>,
+}
+
+impl LastWords {
+    fn new() -> LastWords {
+        LastWords { chunks: LAST_WORDS / CHUNK, until: None }
+    }
+
+    /// Whether one more chunk may be sent at `now`. Somebody waits for the device to stop, so an
+    /// output that takes long over every chunk is not given them all.
+    fn permit(&mut self, now: Instant) -> bool {
+        let until = *self.until.get_or_insert(now + LAST_WORDS_TIME);
+        self.chunks = self.chunks.saturating_sub(1);
+        self.chunks > 0 && now < until
+    }
+}
+
+/// Returns used buffers to the driver, also when the queue has been found to be broken since.
+fn show(transport: &dyn Transport, queue: Option<&mut StartedQueue>) {
+    let Some(StartedQueue { index, queue, .. }) = queue else { return };
+    queue.publish();
+    if queue.needs_notification() {
+        transport.notify_used(*index);
     }
 }
 

@@ -111,6 +111,38 @@ fn a_buffer_outside_of_memory_breaks_the_device() {
 }
 
 #[test]
+fn what_came_before_a_broken_chain_is_sent_and_returned() {
+    let memory = memory();
+    let guest = memory.memory().into_inner();
+    let mut receive = Driver::new(guest.clone(), 0x1_0000, 8, true);
+    let mut transmit = Driver::new(guest, 0x2_0000, 8, true);
+    memory.memory().write_slice(b"out", GuestAddress(DATA)).unwrap();
+    transmit.add(&[(DATA, 3, false)]).unwrap();
+    receive.add(&[(DATA + 64, 1, true)]).unwrap();
+    receive.add(&[(MEMORY, 1, true)]).unwrap();
+    let (sent, told) = (Sent::default(), Arc::new(Told::default()));
+    let mut device = Console::new(Box::new(sent.clone())).unwrap();
+    device.input().push(b"in");
+    device.start(activation(&memory, 0, &[&receive, &transmit], &told)).unwrap();
+    told.await_needs_reset();
+    assert_eq!(*lock(&sent.0), b"out");
+    assert_eq!(transmit.take_used().map(|(_, len)| len), Some(0));
+    assert_eq!(receive.take_used().map(|(_, len)| len), Some(1));
+    assert_eq!(told.used(), 2, "one interrupt for each queue");
+}
+
+#[test]
+fn last_words_are_bounded_in_length_and_in_time() {
+    let start = Instant::now();
+    let mut quick = LastWords::new();
+    assert_eq!((0..10_000).filter(|_| quick.permit(start)).count(), LAST_WORDS / CHUNK - 1);
+    let mut slow = LastWords::new();
+    let step = Duration::from_millis(100);
+    let permitted = (0..10_000).filter(|&n| slow.permit(start + step * n)).count();
+    assert_eq!(permitted, 5);
+}
+
+#[test]
 fn a_driver_may_go_one_way_only() {
     let Machine { memory, told, mut transmit, .. } = machine();
     let sent = Sent::default();
