@@ -9,6 +9,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::thread;
+use std::time::Duration;
 
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue, types};
 
@@ -50,11 +51,20 @@ pub(super) fn probe() -> io::Result<()> {
 /// A ring and the transfers that the kernel works on.
 pub(crate) struct Uring {
     ring: IoUring,
-    /// By the number that entries and completions carry.
-    flying: Vec<Option<Box<Transfer>>>,
+    /// By the number that entries and completions carry, each with its place among all entries.
+    flying: Vec<Option<(u64, Box<Transfer>)>>,
     free: Vec<usize>,
-    /// Entries that the kernel has not been told of.
+    /// Entries made so far.
+    made: u64,
+    /// Entries that the kernel has not been told of, the last ones that were made.
     queued: usize,
+    /// The error for which the kernel takes no entries any more.
+    ///
+    /// The kernel reads the submission queue in `io_uring_enter` alone (there is no SQPOLL
+    /// thread), so once this is set and that call is not made again, it never sees the entries
+    /// that are still queued: their transfers are given back with the error. Those it has seen,
+    /// it completes as ever.
+    refused: Option<i32>,
 }
 
 impl Uring {
@@ -75,7 +85,7 @@ impl Uring {
             })?;
         let fds: Vec<RawFd> = files.iter().map(|file| file.file().as_raw_fd()).collect();
         ring.submitter().register_files(&fds)?;
-        Ok(Uring { ring, flying: Vec::new(), free: Vec::new(), queued: 0 })
+        Ok(Uring { ring, flying: Vec::new(), free: Vec::new(), made: 0, queued: 0, refused: None })
     }
 
     /// Transfers that were started and not given back.
@@ -86,15 +96,41 @@ impl Uring {
     /// Calls `io_uring_enter`, telling the kernel of queued entries; waits for `want`
     /// completions. Temporary lack of resources shows as fewer entries taken.
     fn enter(&mut self, want: usize) {
+        if self.refused.is_some() {
+            return;
+        }
         match self.ring.submitter().submit_and_wait(want) {
             Ok(taken) => self.queued = self.queued.saturating_sub(taken),
             Err(error) => match error.raw_os_error() {
                 Some(libc::EINTR | libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => {}
-                // Entries stay queued and their memory pinned: a later call tries again.
-                _ => tracing::error!(%error, "io_uring_enter failed"),
+                errno => {
+                    tracing::error!(%error, "io_uring_enter failed: the queue's requests fail");
+                    self.refused = Some(errno.unwrap_or(libc::EIO));
+                }
             },
         }
     }
+
+    /// Gives back the transfers that the kernel will never be told of.
+    fn give_up_queued(&mut self, errno: i32, finished: &mut Vec<Finished>) {
+        let seen = self.made.saturating_sub(self.queued as u64);
+        for (number, place) in self.flying.iter_mut().enumerate() {
+            if let Some((_, transfer)) = place.take_if(|(at, _)| *at >= seen) {
+                self.free.push(number);
+                finished.push((transfer, Err(lost(errno))));
+            }
+        }
+        // They were the last ones: the queue has none that count any more.
+        self.made = seen;
+        self.queued = 0;
+    }
+}
+
+/// What becomes of a transfer whose ring is refused with `errno`. Not that error itself, which
+/// would be taken for the file's answer to what was asked of it.
+fn lost(errno: i32) -> io::Error {
+    let cause = io::Error::from_raw_os_error(errno);
+    io::Error::other(format!("the kernel takes no entries from this ring any more: {cause}"))
 }
 
 /// The submission queue entry for one system call's worth of `transfer`.
@@ -140,21 +176,29 @@ impl Engine for Uring {
     }
 
     fn start(&mut self, _files: &[BackingFile], transfer: Box<Transfer>) -> Option<Finished> {
+        if let Some(errno) = self.refused {
+            return Some((transfer, Err(lost(errno))));
+        }
         let number = self.free.pop().unwrap_or_else(|| {
             self.flying.push(None);
             self.flying.len() - 1
         });
         let entry = entry(&transfer).user_data(number as u64);
-        self.flying[number] = Some(transfer);
+        self.flying[number] = Some((self.made, transfer));
         // SAFETY: the entry points into the boxed transfer and to memory that its buffers keep
-        // valid. Both stay in `flying` until the kernel has reported its completion; `drop` waits
-        // for that.
+        // valid. Both stay in `flying` until the kernel has reported its completion, for which
+        // `drop` waits, or can never see the entry (see `refused`).
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.enter(0);
+            if self.refused.is_some() {
+                // As good as queued: it is given up with the others.
+                break;
+            }
             if self.ring.submission().is_full() {
                 thread::yield_now();
             }
         }
+        self.made += 1;
         self.queued += 1;
         let given = self.under_way() - self.queued;
         if self.queued > given / WAITING_SHARE {
@@ -164,7 +208,7 @@ impl Engine for Uring {
     }
 
     fn kick(&mut self) {
-        while self.queued > 0 {
+        while self.queued > 0 && self.refused.is_none() {
             let before = self.queued;
             self.enter(0);
             if self.queued == before {
@@ -187,18 +231,30 @@ impl Engine for Uring {
     fn reap(&mut self, _files: &[BackingFile], finished: &mut Vec<Finished>) {
         for completion in self.ring.completion() {
             let number = usize::try_from(completion.user_data()).unwrap_or(usize::MAX);
-            let Some(transfer) = self.flying.get_mut(number).and_then(Option::take) else {
+            let Some((_, transfer)) = self.flying.get_mut(number).and_then(Option::take) else {
                 continue;
             };
             self.free.push(number);
             let result = result(&completion, &transfer);
             finished.push((transfer, result));
         }
+        if let Some(errno) = self.refused
+            && self.queued > 0
+        {
+            self.give_up_queued(errno, finished);
+        }
     }
 
     fn wait(&mut self) {
         while self.under_way() > 0 && self.ring.completion().is_empty() {
             self.enter(1);
+            if self.refused.is_some() {
+                if self.queued > 0 {
+                    return;
+                }
+                // What the kernel has seen completes without that call, while this thread sleeps.
+                thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 
@@ -216,6 +272,63 @@ impl Drop for Uring {
             self.wait();
             self.reap(&[], &mut finished);
             finished.clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use crate::buffers::Buffers;
+    use crate::{Bytes, Disk, DiskOptions, DiskRange, DiskRequest, IoError, Operation};
+
+    use super::*;
+
+    /// Makes every later call for `ring` fail: its number is another file's from now on. The ring
+    /// itself lives on in its mappings.
+    fn lose(ring: &IoUring) {
+        let other = File::open("/dev/null").unwrap();
+        // SAFETY: both descriptors are open; the ring closes its number, whatever it names.
+        assert!(unsafe { libc::dup2(other.as_raw_fd(), ring.as_raw_fd()) } >= 0);
+    }
+
+    fn flush() -> DiskRequest {
+        let (range, buffers) = (DiskRange::EMPTY, Buffers::none());
+        DiskRequest { operation: Operation::Flush, range, buffers }
+    }
+
+    #[test]
+    fn requests_that_the_kernel_refuses_to_take_are_answered_with_its_error() {
+        if probe().is_err() {
+            return;
+        }
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = folder.path().join("disk");
+        File::create(&path).unwrap().set_len(1 << 16).unwrap();
+        let file = BackingFile::new(File::open(&path).unwrap(), &path, false, None).unwrap();
+        let disk = Disk::open(&path, &DiskOptions::default()).unwrap();
+        assert_eq!(disk.size(), Bytes::new(1 << 16));
+        let engine = Uring::new(&[file], 8).unwrap();
+        lose(&engine.ring);
+        // More of them than the ring has entries.
+        let mut queue = disk.queue_on(Box::new(engine), 64);
+        let mut answers = Vec::new();
+        for token in 0..200 {
+            if let Some(answer) = queue.submit(token, flush()) {
+                answers.push((token, answer));
+            }
+        }
+        queue.drain(&mut answers);
+        assert_eq!(queue.in_flight(), 0);
+        let mut tokens: Vec<u64> = answers.iter().map(|(token, _)| *token).collect();
+        tokens.sort_unstable();
+        assert_eq!(tokens, (0..200).collect::<Vec<_>>());
+        for (_, answer) in answers {
+            let Err(IoError::Host { operation: "fdatasync", source, .. }) = answer else {
+                panic!("{answer:?}")
+            };
+            assert_eq!(source.raw_os_error(), None, "the file refuses nothing");
         }
     }
 }
