@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::BenchError;
 use super::child::Invocation;
-use super::contender::{self, BUILTIN, Contenders, Machine, Programs, Qemu};
+use super::contender::{self, BUILTIN, Contenders, Machine, Programs, Qemu, listed};
 use super::report::{Check, Figure, Report, Target, Unit};
 use super::samples::{Samples, in_turns};
 use super::scratch::Scratch;
@@ -151,7 +151,7 @@ fn candidates<'a>(
     let candidate =
         |who, kind| Candidate { who, kind, rates: vec![Samples::default(); loads.len()] };
 
-    let mut disk = file.as_os_str().to_owned();
+    let mut disk = listed(file);
     if options.direct {
         disk.push(",direct=on");
     }
@@ -161,7 +161,7 @@ fn candidates<'a>(
         let cache = if options.direct { "none" } else { "writeback" };
         let mut drive = std::ffi::OsString::from("if=none,id=disk,format=raw,aio=io_uring,cache=");
         drive.push(format!("{cache},file="));
-        drive.push(file);
+        drive.push(listed(file));
         let invocation = qemu
             .run("QEMU", "q35", &Machine { kernel: guest, ..machine })
             .words("-object iothread,id=io -device")

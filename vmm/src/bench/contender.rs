@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::BenchError;
@@ -212,6 +213,13 @@ impl Qemu {
     }
 }
 
+/// `path` as a value in an option list: for cohort and QEMU alike, a comma that is part of it is
+/// written twice.
+pub(super) fn listed(path: &Path) -> OsString {
+    let bytes = path.as_os_str().as_bytes().split(|byte| *byte == b',');
+    OsString::from_vec(bytes.collect::<Vec<_>>().join(b",,".as_slice()))
+}
+
 /// QEMU's processor model that works here: plain `host` fails on kvm-pvm, a software KVM.
 fn default_cpu() -> &'static str {
     if Path::new("/sys/module/kvm_pvm").exists() { "EPYC" } else { "host" }
@@ -221,4 +229,69 @@ fn default_cpu() -> &'static str {
 fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
     env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn installed() -> Contenders {
+        let qemu = Qemu { program: "/q".into(), data: None, cpu: "host".to_owned() };
+        Contenders {
+            cohort: "/c".into(),
+            qemu: Some(qemu),
+            firecracker: Some("/f".into()),
+            cloud_hypervisor: Some("/h".into()),
+            fio: None,
+        }
+    }
+
+    #[test]
+    fn everybody_is_told_of_the_same_machine() {
+        let contenders = installed();
+        let machine = Machine {
+            initrd: Some(Path::new("/i")),
+            cmdline: "quiet",
+            cpus: 2,
+            ..Machine::with_kernel(Path::new("/k"))
+        };
+        let config = Scratch::in_ram().expect("memory has room");
+        let qemu = contenders.qemu().map(|qemu| qemu.run("QEMU", "microvm", &machine));
+        let firecracker = contenders.firecracker(&machine, &config).expect("memory has room");
+        let lines = [
+            contenders.cohort("cohort", &machine).shell_line(),
+            qemu.expect("installed").shell_line(),
+            contenders.cloud_hypervisor(&machine).expect("installed").shell_line(),
+        ];
+        for line in &lines {
+            assert!(["/k", "/i", "quiet", "128M"].iter().all(|word| line.contains(word)), "{line}");
+        }
+        assert!(firecracker.is_some());
+        let json = std::fs::read_to_string(config.path()).expect("the configuration");
+        let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(json["boot-source"]["initrd_path"], "/i");
+        assert_eq!(json["machine-config"]["mem_size_mib"], 128);
+    }
+
+    #[test]
+    fn the_built_in_guest_gets_a_script() {
+        let machine = Machine { cmdline: "exit 0", ..Machine::with_kernel(Path::new(BUILTIN)) };
+        let line = installed().cohort("cohort", &machine).shell_line();
+        assert!(line.ends_with("--script 'exit 0'"), "{line}");
+    }
+
+    #[test]
+    fn what_is_missing_comes_with_the_command_that_installs_it() {
+        let none = Contenders { qemu: None, ..installed() };
+        let notes = [none.without_qemu(), none.without_fio()];
+        assert!(notes.iter().flatten().all(|note| note.contains("cargo xtask setup")));
+        assert_eq!(notes.iter().flatten().count(), 2);
+        assert_eq!(installed().without_qemu(), None);
+    }
+
+    #[test]
+    fn commas_in_paths_are_doubled_in_lists() {
+        assert_eq!(listed(Path::new("/a,b,/c")), "/a,,b,,/c");
+        assert_eq!(listed(Path::new("/plain")), "/plain");
+    }
 }
