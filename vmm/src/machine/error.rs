@@ -126,9 +126,7 @@ fn open_help(error: &io::Error) -> String {
             "load the host's KVM module: `sudo modprobe kvm_intel` or `sudo modprobe kvm_amd` \
              (virtualization must be on in the firmware; a container needs `--device /dev/kvm`)"
         }
-        io::ErrorKind::PermissionDenied => {
-            "let your user open it: `sudo usermod -aG kvm $USER`, then log in again"
-        }
+        io::ErrorKind::PermissionDenied => return super::permission_mend(),
         _ => "`cohort doctor` says what this host can do",
     }
     .into()

@@ -1,6 +1,8 @@
 //! The host's KVM: opened, examined, asked for a virtual machine.
 
+use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +15,7 @@ use super::layout;
 const API_VERSION: i32 = 12;
 
 /// What the machine cannot do without, by the names KVM's documentation uses.
-const NEEDED: [(Cap, &str); 8] = [
+pub const NEEDED: [(Cap, &str); 8] = [
     (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
     (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
@@ -28,6 +30,28 @@ const NEEDED: [(Cap, &str); 8] = [
 /// that stock Linux kernels use there.
 pub fn is_kvm_pvm() -> bool {
     Path::new("/sys/module/kvm_pvm").exists()
+}
+
+/// What lets this user open `/dev/kvm`, which is there: a command, and what to do after it.
+pub fn permission_mend() -> String {
+    let device = fs::metadata("/dev/kvm");
+    let (mode, group) = device.map_or((0, 0), |device| (device.mode(), device.gid()));
+    mend(mode, group, &fs::read_to_string("/etc/group").unwrap_or_default())
+}
+
+/// Joining the device's group helps if the group may open it; root's is no group to join.
+fn mend(mode: u32, group: u32, groups: &str) -> String {
+    let name = groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(group)).then_some(name)
+    });
+    match name {
+        Some(name) if group != 0 && mode & 0o060 == 0o060 => {
+            format!("sudo usermod -aG {name} $USER (then log in again)")
+        }
+        _ => "sudo chown $USER /dev/kvm (until the next boot)".into(),
+    }
 }
 
 /// A virtual machine with interrupt controllers, and neither memory nor processors.
@@ -74,6 +98,21 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd, MachineError> {
                 return Err(MachineError::Kvm { step: "KVM_CREATE_VM", source });
             }
             Ok(vm) => return Ok(vm),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::mend;
+
+    #[test]
+    fn joining_a_group_is_proposed_where_that_helps() {
+        let groups = "root:x:0:\nvideo:x:44:\nvirt:x:108:someone\n";
+        let join = "sudo usermod -aG virt $USER (then log in again)";
+        assert_eq!(mend(0o020_660, 108, groups), join);
+        for (mode, group) in [(0o020_600, 108), (0o020_660, 0), (0o020_660, 109)] {
+            assert!(mend(mode, group, groups).starts_with("sudo chown $USER /dev/kvm"));
         }
     }
 }

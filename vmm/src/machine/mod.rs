@@ -45,5 +45,5 @@ mod vcpu;
 mod tests;
 
 use error::MachineError;
-pub use kvm::is_kvm_pvm;
+pub use kvm::{NEEDED, is_kvm_pvm, permission_mend};
 pub use run::{Console, Control, run};

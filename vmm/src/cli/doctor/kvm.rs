@@ -4,7 +4,8 @@ use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use kvm_ioctls::{Cap, Kvm};
+use cohort::machine::{NEEDED, permission_mend};
+use kvm_ioctls::Kvm;
 
 use super::Check;
 
@@ -12,18 +13,8 @@ const DEVICE: &str = "/dev/kvm";
 /// The only version there has been since 2007.
 const API_VERSION: i32 = 12;
 
-/// What the machine is built on.
-const REQUIRED: [(Cap, &str); 9] = [
-    (Cap::UserMemory, "USER_MEMORY"),
-    (Cap::Irqchip, "IRQCHIP"),
-    (Cap::Irqfd, "IRQFD"),
-    (Cap::IrqRouting, "IRQ_ROUTING"),
-    (Cap::SignalMsi, "SIGNAL_MSI"),
-    (Cap::Ioeventfd, "IOEVENTFD"),
-    (Cap::ExtCpuid, "EXT_CPUID"),
-    (Cap::TscDeadlineTimer, "TSC_DEADLINE_TIMER"),
-    (Cap::ImmediateExit, "IMMEDIATE_EXIT"),
-];
+/// Mends a KVM that is too old, or none.
+const HOST_KERNEL: &str = "run a host kernel of version 5.10 or later with its own KVM modules";
 
 pub(super) fn checks() -> Vec<Check> {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -34,18 +25,18 @@ pub(super) fn checks() -> Vec<Check> {
         checks.push(if version == API_VERSION {
             Check::ok("kvm api", format!("version {version}"))
         } else {
-            Check::missing("kvm api", format!("version {version}, not {API_VERSION}"), "")
+            Check::missing("kvm api", format!("version {version}, not {API_VERSION}"), HOST_KERNEL)
         });
-        let lacking: Vec<&str> = REQUIRED
+        let lacking: Vec<&str> = NEEDED
             .iter()
             .filter(|(cap, _)| !kvm.check_extension(*cap))
             .map(|(_, name)| *name)
             .collect();
         checks.push(if lacking.is_empty() {
-            Check::ok("kvm abilities", format!("all {} that cohort needs", REQUIRED.len()))
+            Check::ok("kvm abilities", format!("all {} that cohort needs", NEEDED.len()))
         } else {
             let found = format!("lacking: {}", lacking.join(", "));
-            Check::missing("kvm abilities", found, "boot a kernel of 4.12 or later")
+            Check::missing("kvm abilities", found, HOST_KERNEL)
         });
         checks.push(Check::ok(
             "virtual cpus",
@@ -93,8 +84,8 @@ fn device(cpu: Virtualisation) -> Check {
             Check::missing("kvm", format!("there is no {DEVICE}"), mend)
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            let mend = "sudo usermod -aG kvm $USER (then log in again)";
-            Check::missing("kvm", format!("{DEVICE} may not be opened by this user"), mend)
+            let found = format!("{DEVICE} may not be opened by this user");
+            Check::missing("kvm", found, permission_mend())
         }
         Err(error) => Check::missing("kvm", format!("{DEVICE} cannot be opened: {error}"), ""),
     }
