@@ -63,6 +63,19 @@ fn wrong_command_lines_have_status_2_and_say_what_to_write() {
 }
 
 #[test]
+fn one_file_is_not_two_writable_disks() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("disk.img");
+    fs::write(&file, [0; 512]).unwrap();
+    let disk = file.to_str().unwrap();
+    let output = cohort(&["run", "--disk", disk, "--disk", &format!("{disk},ro")]);
+    assert_eq!(status(&output), 2);
+    let expected =
+        format!("error: disk {disk} is given twice, and not read-only\n  help:  add ,ro");
+    assert!(stderr(&output).starts_with(&expected), "{}", stderr(&output));
+}
+
+#[test]
 fn a_failure_before_the_start_is_an_outcome_too() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("outcome.json");

@@ -1,8 +1,10 @@
 //! `cohort run`: one guest, in this process.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +13,8 @@ use cohort::machine::{self, Console, Control, layout};
 use cohort::outcome::{Ending, Outcome, json_text, write_json};
 use cohort::signals::StopSignals;
 use cohort::spec::{
-    BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSpec, KernelSource, LINUX_CMDLINE, VmSpec,
+    BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSource, DiskSpec, KernelSource, LINUX_CMDLINE,
+    VmSpec,
 };
 use cohort::units::{parse_duration, parse_memory};
 
@@ -139,6 +142,7 @@ fn spec(args: Args) -> Result<VmSpec, Failure> {
     if builtin && args.initrd.is_some() {
         return refuse("the built-in guest takes no initrd", "name a Linux kernel with --kernel");
     }
+    refuse_disks_given_twice(&args.disks)?;
     let default = if builtin { BUILTIN_SCRIPT } else { LINUX_CMDLINE };
     Ok(VmSpec {
         name: args.name,
@@ -152,6 +156,25 @@ fn spec(args: Args) -> Result<VmSpec, Failure> {
         input: args.interactive.unwrap_or_default(),
         timeout: args.timeout,
     })
+}
+
+/// Refuses a file that is two disks of the guest, one of them writable: the second would find the
+/// image locked, by the very process that says so.
+fn refuse_disks_given_twice(disks: &[DiskSpec]) -> Result<(), Failure> {
+    let mut seen: HashMap<(u64, u64), bool> = HashMap::new();
+    for disk in disks {
+        let DiskSource::Path(path) = &disk.source else { continue };
+        // Whatever is wrong with the file is told when it is opened.
+        let Ok(file) = fs::metadata(path) else { continue };
+        let before = seen.insert((file.dev(), file.ino()), disk.read_only);
+        if before.is_some_and(|read_only| !(read_only && disk.read_only)) {
+            let what = anyhow!("disk {} is given twice, and not read-only", path.display());
+            return Err(
+                Failure::usage(what).help("add ,ro to both, or give each its own file".to_owned())
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The file that the console goes to, by default stderr.
