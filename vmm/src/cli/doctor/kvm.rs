@@ -74,14 +74,8 @@ fn device(cpu: Virtualisation) -> Check {
     match File::options().read(true).write(true).open(DEVICE) {
         Ok(_) => Check::ok("kvm", format!("{DEVICE} can be opened")),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let mend = match cpu {
-                Virtualisation::Intel => "sudo modprobe kvm_intel",
-                Virtualisation::Amd => "sudo modprobe kvm_amd",
-                Virtualisation::None => {
-                    "switch on virtualisation in the firmware, or nesting in the host of this machine"
-                }
-            };
-            Check::missing("kvm", format!("there is no {DEVICE}"), mend)
+            let loaded = ["kvm_intel", "kvm_amd", "kvm_pvm"].into_iter().any(module);
+            Check::missing("kvm", format!("there is no {DEVICE}"), missing_mend(cpu, loaded))
         }
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let found = format!("{DEVICE} may not be opened by this user");
@@ -91,8 +85,25 @@ fn device(cpu: Virtualisation) -> Check {
     }
 }
 
+/// What makes `/dev/kvm` appear: the node where the kernel has the device, else the module.
+fn missing_mend(cpu: Virtualisation, loaded: bool) -> &'static str {
+    match cpu {
+        _ if loaded => {
+            "sudo mknod -m 666 /dev/kvm c 10 232 (a container: start it with --device /dev/kvm)"
+        }
+        Virtualisation::Intel => "sudo modprobe kvm_intel",
+        Virtualisation::Amd => "sudo modprobe kvm_amd",
+        Virtualisation::None => {
+            "switch on virtualisation in the firmware, or nesting in the host of this machine"
+        }
+    }
+}
+
+fn module(name: &str) -> bool {
+    Path::new("/sys/module").join(name).exists()
+}
+
 fn kind(cpu: Virtualisation) -> Check {
-    let module = |name: &str| Path::new("/sys/module").join(name).exists();
     let name = "virtualisation";
     if module("kvm_pvm") && cpu == Virtualisation::None {
         // The one line that users of this module need.
@@ -107,13 +118,27 @@ fn kind(cpu: Virtualisation) -> Check {
     } else if module("kvm_amd") {
         Check::ok(name, "hardware, AMD-V (kvm_amd)")
     } else {
-        Check::limited(name, format!("unknown: no kvm module is loaded, CPU {cpu:?}"), "")
+        let found = match cpu {
+            Virtualisation::Intel => "this CPU has Intel VT-x, but kvm_intel is not loaded",
+            Virtualisation::Amd => "this CPU has AMD-V, but kvm_amd is not loaded",
+            Virtualisation::None => "this CPU shows none, and no KVM module is loaded",
+        };
+        Check::limited(name, found, missing_mend(cpu, false))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_makes_the_device_appear_depends_on_what_there_is() {
+        assert_eq!(missing_mend(Virtualisation::Intel, false), "sudo modprobe kvm_intel");
+        for cpu in [Virtualisation::Amd, Virtualisation::None] {
+            assert!(missing_mend(cpu, true).contains("mknod"));
+            assert!(!missing_mend(cpu, false).contains("mknod"));
+        }
+    }
 
     #[test]
     fn flags_are_whole_words() {
