@@ -82,6 +82,8 @@ pub(crate) enum MachineError {
         #[source]
         source: io::Error,
     },
+    #[error("a file that is part of guest memory, kernel or initrd, was shortened")]
+    LostPage,
 }
 
 impl MachineError {
@@ -104,6 +106,10 @@ impl MachineError {
                 Some(format!("give it more: `-m {}M`", (layout::MEMORY_MIN >> 20).max(64)))
             }
             MachineError::UnknownFeatures(_) => Some(super::features::help()),
+            MachineError::LostPage => Some(
+                "replace such files by renaming, do not rewrite them in place while a guest runs"
+                    .into(),
+            ),
             MachineError::Run { source, .. } if source.raw_os_error() == Some(libc::EFAULT) => {
                 Some(
                     "a kernel or initrd file was probably truncated while the guest had it \

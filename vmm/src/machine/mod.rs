@@ -13,6 +13,7 @@
 //! | `vcpu`, `kick`, `crash` | running them, stopping them, explaining their failures |
 //! | `acpi`, `reset_vector` | what the guest's kernel finds in place of a firmware |
 //! | `events`, `console`, `ending` | the calling thread: signals, time-out, console, the end |
+//! | `lost_pages` | when a file that is part of guest memory is shortened |
 //! | `usage`, `startup_pages` | what it costs the host, and making it less |
 //!
 //! One thread runs each virtual CPU; the thread that called [`run()`] waits for the end. Devices
@@ -33,6 +34,7 @@ mod irq;
 mod kick;
 mod kvm;
 pub mod layout;
+mod lost_pages;
 mod memory;
 mod regs;
 mod reset_vector;

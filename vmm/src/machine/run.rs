@@ -11,6 +11,7 @@ use super::MachineError;
 use super::build::Machine;
 use super::ending::End;
 use super::events::Events;
+use super::lost_pages::Watch;
 use super::startup_pages;
 use super::usage;
 use super::vcpu::Vcpus;
@@ -71,6 +72,10 @@ fn execute(
     deadline: Option<Instant>,
 ) -> (End, u64) {
     let Machine { vcpus, board, output, ending, ram } = machine;
+    let watch = Watch::new(&ram, &ending).map_err(|source| {
+        let what = "a signal handler";
+        ending.report(End::Failure(MachineError::Host { what, source }));
+    });
     match Vcpus::start(vcpus, &ending) {
         Ok(vcpus) => {
             startup_pages::release();
@@ -92,6 +97,7 @@ fn execute(
     board.stop();
     output.finish();
     let pss_kib = usage::pss_kib();
+    drop(watch);
     drop(ram);
     let end = ending.take();
     (end.unwrap_or(End::Crash { detail: "no reason was reported".into(), help: None }), pss_kib)
