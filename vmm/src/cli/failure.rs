@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::tell;
+use super::{shown, tell};
 
 /// An error on its way to stderr and to the exit status.
 #[derive(Debug)]
@@ -58,6 +58,11 @@ impl Failure {
 
 /// Writes an error that is told in one sentence to stderr, in the same form.
 pub(super) fn print_error(error: &str, help: Option<&str>) {
+    tell(&error_text(error, help));
+}
+
+/// The text of such an error.
+pub(super) fn error_text(error: &str, help: Option<&str>) -> String {
     let help = help.map(|help| format!("  help:  {help}\n")).unwrap_or_default();
-    tell(&format!("error: {error}\n{help}"));
+    shown(&format!("error: {error}\n{help}"))
 }

@@ -1,19 +1,21 @@
 //! `cohort lab`: several guests from one file.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Context;
 use clap::Subcommand;
 use cohort::lab::report::{GuestReport, Report};
 use cohort::lab::results::{Results, ResultsError, default_dir};
+use cohort::lab::sink::Sink;
 use cohort::lab::supervisor::{self, GuestCommand, Options};
 use cohort::lab::{Lab, LabError};
 use cohort::signals::StopSignals;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use serde_json::json;
 
-use super::failure::{Failure, print_error};
+use super::failure::{Failure, error_text, print_error};
 use super::{Done, STATUSES, print, tell};
 
 /// Runs the guests of a lab file together, or checks the file
@@ -104,7 +106,9 @@ fn run(args: &RunArgs) -> Done {
         echo: args.verbose,
         command: GuestCommand::this_program(),
     };
-    let report = supervisor::run(&lab, &options, &results, &signals, &mut io::stderr())
+    let deadline = lab.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let mut messages = Sink::new(io::stderr(), &signals, deadline);
+    let report = supervisor::run(&lab, &options, &results, &signals, &mut messages)
         .context("the lab could not be run to its end")
         .map_err(Failure::host)?;
     if args.lab.json {
@@ -113,7 +117,7 @@ fn run(args: &RunArgs) -> Done {
         print(&format!("{}\n", table(&report).trim_fmt()))?;
     }
     for guest in report.guests.iter().filter(|guest| !guest.as_expected) {
-        complain(guest);
+        let _ = messages.write_all(complaint(guest).as_bytes());
     }
     Ok(report.status)
 }
@@ -190,7 +194,7 @@ fn mebibytes(kib: u64) -> String {
 }
 
 /// Says why a guest's end was not the expected one.
-fn complain(guest: &GuestReport) {
+fn complaint(guest: &GuestReport) -> String {
     let outcome = &guest.outcome;
     let mut text = format!(
         "{}: {} (status {}), expected {}",
@@ -204,7 +208,7 @@ fn complain(guest: &GuestReport) {
         text.push_str(detail);
     }
     let console = format!("its console is in {}", show(&guest.console));
-    print_error(&text, Some(outcome.help.as_deref().unwrap_or(&console)));
+    error_text(&text, Some(outcome.help.as_deref().unwrap_or(&console)))
 }
 
 fn show(path: &Path) -> String {

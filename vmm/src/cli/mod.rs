@@ -82,14 +82,17 @@ fn print(text: &str) -> Result<(), Failure> {
 }
 
 /// Writes a message to stderr. Where that takes none (a full device, a reader that has gone),
-/// the exit status still says how things went, which `eprint!` would panic away. Names and paths
-/// in it can hold anything, but nothing that a terminal obeys gets there.
+/// the exit status still says how things went, which `eprint!` would panic away.
 fn tell(text: &str) {
+    let _ = io::stderr().write_all(shown(text).as_bytes());
+}
+
+/// A message without what a terminal obeys: names and paths in it can hold anything.
+fn shown(text: &str) -> String {
     let shown = |c: char| match c {
         '\n' | '\t' => c,
         c if c.is_control() => char::REPLACEMENT_CHARACTER,
         c => c,
     };
-    let text: String = text.chars().map(shown).collect();
-    let _ = io::stderr().write_all(text.as_bytes());
+    text.chars().map(shown).collect()
 }

@@ -21,6 +21,7 @@ mod process;
 pub mod report;
 pub mod results;
 mod schema;
+pub mod sink;
 pub mod supervisor;
 #[cfg(test)]
 mod tests;
