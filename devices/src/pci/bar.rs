@@ -44,11 +44,20 @@ impl Bar {
         self.at
     }
 
+    /// Whether [`Bar::place`] would take the window from where it is, or put it somewhere.
+    pub fn would_move(&self, base: Option<u64>) -> bool {
+        self.reachable(base) != self.at
+    }
+
+    fn reachable(&self, base: Option<u64>) -> Option<u64> {
+        base.filter(|&base| self.windows.contain(base, self.len))
+    }
+
     /// Moves the window to `base`, or takes it off the bus. An address outside of what belongs to
     /// PCI, or where another window is, cannot be answered: then the window is nowhere, as a
     /// guest expects while it finds out the window's size.
     pub fn place(&mut self, base: Option<u64>, device: &Arc<Mutex<dyn BusDevice>>) {
-        let base = base.filter(|&base| self.windows.contain(base, self.len));
+        let base = self.reachable(base);
         if base == self.at {
             return;
         }

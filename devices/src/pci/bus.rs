@@ -192,7 +192,8 @@ pub(super) struct Place {
 
 impl Place {
     /// The function is taken out of the bus's lock: it may be busy for a while (a reset waits
-    /// for requests), and others are to be reached meanwhile.
+    /// for requests), and others are to be reached meanwhile through the other of [`super::Ecam`]
+    /// and [`super::ConfigPorts`]. (A view that waits for a function serves nobody else.)
     fn function(self, bus: &Mutex<PciBus>) -> Option<Arc<Mutex<dyn PciFunction>>> {
         lock(bus).function(self.bus, self.device, self.function)
     }

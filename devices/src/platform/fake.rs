@@ -15,11 +15,27 @@ pub(crate) struct FakePlatform {
     vectors: Mutex<Vec<Arc<FakeVector>>>,
     /// Doorbells by address.
     doorbells: Mutex<BTreeMap<u64, EventFd>>,
+    /// Called before a doorbell is detached.
+    on_detach: Mutex<Option<OnDetach>>,
+}
+
+/// Sees the address of a doorbell.
+pub(crate) struct OnDetach(pub(crate) Box<dyn Fn(u64) + Send>);
+
+impl std::fmt::Debug for OnDetach {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OnDetach")
+    }
 }
 
 impl FakePlatform {
     pub(crate) fn vector(&self, index: usize) -> Arc<FakeVector> {
         lock(&self.vectors)[index].clone()
+    }
+
+    /// Calls `see` whenever a doorbell is about to be detached.
+    pub(crate) fn on_detach(&self, see: impl Fn(u64) + Send + 'static) {
+        *lock(&self.on_detach) = Some(OnDetach(Box::new(see)));
     }
 
     /// Where doorbells are.
@@ -50,6 +66,9 @@ impl Platform for FakePlatform {
 
     fn detach_doorbell(&self, address: u64, doorbell: &EventFd) -> io::Result<()> {
         assert!(doorbell.as_raw_fd() >= 0);
+        if let Some(OnDetach(see)) = &*lock(&self.on_detach) {
+            see(address);
+        }
         let before = lock(&self.doorbells).remove(&address);
         assert!(before.is_some(), "no doorbell at {address:#x}");
         Ok(())

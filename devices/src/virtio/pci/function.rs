@@ -124,6 +124,10 @@ impl VirtioPci {
         if let Some(this) = self.this.upgrade() {
             let decoding = self.config.command() & COMMAND_MEMORY != 0;
             let base = decoding.then(|| self.config.memory_bar(usize::from(window::BAR)));
+            if self.bar.would_move(base) {
+                // Before another function can be where this one was: it would miss notifications.
+                self.detach_doorbells();
+            }
             let this: Arc<Mutex<dyn BusDevice>> = this;
             self.bar.place(base, &this);
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
-use crate::bus::Bus;
+use crate::bus::{Bus, BusDevice};
 use crate::pci::PciBus;
 use crate::platform::MsiMessage;
 use crate::platform::fake::FakePlatform;
@@ -90,6 +90,24 @@ fn the_window_moves_and_the_doorbells_with_it() {
     assert_eq!(machine.platform.doorbells(), doorbells(old));
     assert_eq!(machine.set_status(0), 0);
     assert!(machine.platform.doorbells().is_empty());
+}
+
+#[test]
+fn doorbells_are_gone_before_another_window_can_be_there() {
+    let machine = Machine::new();
+    machine.start();
+    let (mmio, taken) = (machine.mmio.clone(), Arc::new(Mutex::new(Vec::new())));
+    let seen = taken.clone();
+    machine.platform.on_detach(move |doorbell| {
+        struct Nothing;
+        impl BusDevice for Nothing {
+            fn read(&mut self, _: u64, _: &mut [u8]) {}
+            fn write(&mut self, _: u64, _: &[u8]) {}
+        }
+        lock(&seen).push(mmio.insert(doorbell, 2, Arc::new(Mutex::new(Nothing))).is_err());
+    });
+    machine.set_bar(MMIO64.start);
+    assert_eq!(*lock(&taken), [true, true]);
 }
 
 #[test]
