@@ -34,6 +34,15 @@ pub(super) fn next(file: &BackingFile, transfer: &mut Transfer, result: io::Resu
                 file.refuses(change);
                 instead(file, transfer, change)
             }
+            // This range only: a block device whose blocks are larger than the guest's sectors
+            // changes whole ones of them.
+            Action::Space(change) if error.raw_os_error() == Some(libc::EINVAL) => match change {
+                SpaceChange::Punch { for_zeroes: false } => Next::Done,
+                SpaceChange::Punch { for_zeroes: true } | SpaceChange::ZeroRange => {
+                    transfer.become_zero_write();
+                    Next::Again
+                }
+            },
             _ => failed(transfer, error),
         },
         Ok(count) => match transfer.action() {

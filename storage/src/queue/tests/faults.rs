@@ -106,6 +106,24 @@ fn zeroes_are_written_where_the_file_system_cannot_make_them() {
 }
 
 #[test]
+fn a_range_that_is_no_whole_block_of_the_host_is_zeroed_by_writing() {
+    let refused = Fault::Fail(libc::EINVAL);
+    let (_disk, script, mut queue) = faulty([Fault::None, refused, Fault::None, refused]);
+    write(&mut queue, 0, &pattern(5, 4096)).unwrap();
+    let zeroes = Operation::WriteZeroes { unmap: true };
+    ask(&mut queue, request(zeroes, 512, 512, Buffers::none())).unwrap();
+    ask(&mut queue, request(Operation::Discard, 1024, 512, Buffers::none())).unwrap();
+    let mut wanted = pattern(5, 4096);
+    wanted[512..1024].fill(0);
+    assert!(read(&mut queue, 0, 4096).unwrap() == wanted);
+    // Other ranges are still tried.
+    ask(&mut queue, request(zeroes, 0, 4096, Buffers::none())).unwrap();
+    let punch = |for_zeroes| Action::Space(SpaceChange::Punch { for_zeroes });
+    let expected = [punch(true), Action::Write, punch(false), Action::Read, punch(true)];
+    assert_eq!(script.seen()[1..], expected);
+}
+
+#[test]
 fn every_token_is_answered_once_in_any_order() {
     let (_disk, _script, mut queue) = faulty([Fault::Tear(5), Fault::Fail(libc::EIO)]);
     let memory = filled(&pattern(0, 4096));
