@@ -16,6 +16,9 @@ use crate::input::{ConsoleInput, Room};
 use crate::limited::warn_limited;
 use crate::sync::lock;
 
+/// The register with the loopback bit.
+const MODEM_CONTROL: u8 = 4;
+
 type Uart = vm_superio::Serial<Interrupt, RoomEvents, Box<dyn Write + Send>>;
 
 /// A serial port, eight registers.
@@ -51,10 +54,14 @@ impl BusDevice for Serial {
     }
 
     fn write(&mut self, offset: u64, data: &[u8]) {
-        if let (&[value], Ok(offset)) = (data, u8::try_from(offset))
-            && let Err(error) = lock(&self.uart).write(offset, value)
-        {
+        let (&[value], Ok(offset)) = (data, u8::try_from(offset)) else { return };
+        let mut uart = lock(&self.uart);
+        if let Err(error) = uart.write(offset, value) {
             warn_limited!(%error, "serial port");
+        }
+        if offset == MODEM_CONTROL {
+            // In loopback mode the port takes no input, and may have been left now.
+            uart.events().0.taken();
         }
     }
 }

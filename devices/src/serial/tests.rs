@@ -108,3 +108,16 @@ fn wide_accesses_do_nothing() {
     assert_eq!(data, [0xFF; 4]);
     assert!(writes.all().is_empty());
 }
+
+#[test]
+fn input_refused_in_loopback_mode_is_wanted_afterwards() {
+    const LOOP: u8 = 1 << 4;
+    let (mut serial, _writes, _irq) = port();
+    let input = serial.input();
+    serial.write(MODEM_CONTROL.into(), &[LOOP]);
+    assert_eq!(input.push(b"x"), 0);
+    serial.write(MODEM_CONTROL.into(), &[0]);
+    assert!(input.room().read().is_ok(), "the host is told to try again");
+    assert_eq!(input.push(b"x"), 1);
+    assert_eq!(receive(&mut serial), Some(b'x'));
+}
