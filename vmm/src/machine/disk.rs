@@ -32,6 +32,29 @@ pub(super) fn open(number: usize, spec: &DiskSpec, cpus: u8) -> Result<Block, Ma
         direct = spec.direct,
         "disk opened"
     );
+    if falls_back(spec.engine, disk.engine_name()) {
+        tracing::warn!(
+            "disk {number} uses positional reads and writes, which are slower: io_uring does not \
+             work here (see cohort doctor)"
+        );
+    }
     let queues = spec.queues.unwrap_or(QUEUES_DEFAULT_MAX.min(cpus.into()));
     Ok(Block::new(disk, queues, spec.serial.as_deref().unwrap_or_default()))
+}
+
+/// Whether a disk has a slower engine than it would have on another host.
+fn falls_back(wanted: EngineChoice, engine: &str) -> bool {
+    wanted == EngineChoice::Auto && engine == "positional"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_chose_the_engine_is_not_warned() {
+        assert!(falls_back(EngineChoice::Auto, "positional"));
+        assert!(!falls_back(EngineChoice::Auto, "io_uring"));
+        assert!(!falls_back(EngineChoice::Positional, "positional"));
+    }
 }
