@@ -14,7 +14,13 @@ use super::tell;
 pub(super) fn start() {
     match std::env::var("COHORT_LOG") {
         Ok(filter) if !filter.is_empty() => {
-            let filter = tracing_subscriber::EnvFilter::new(filter);
+            let filter = match tracing_subscriber::EnvFilter::try_new(&filter) {
+                Ok(filter) => filter,
+                Err(error) => {
+                    tell(&format!("warning: COHORT_LOG={filter} is no filter: {error}\n"));
+                    return;
+                }
+            };
             let _ = tracing_subscriber::fmt()
                 .with_env_filter(filter)
                 .with_writer(std::io::stderr)
