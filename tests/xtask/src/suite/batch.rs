@@ -21,6 +21,8 @@ use crate::{guest_files, nested, tool, workspace};
 const BINARIES: &[&str] = &["outcomes", "console", "hostile_guest", "linux"];
 /// Where the files of Linux guests are in the outer machine.
 const DEBIAN: &str = "/debian";
+/// Stands before the name of a binary, ahead of what it prints.
+const HEADING: &str = "# tests of ";
 /// Tests skip where there is no KVM. Here there has to be one.
 const WITHOUT_KVM: &str =
     "[ -c /dev/kvm ] || { echo 'test the_outer_machine_offers_kvm ... FAILED'; exit 1; }";
@@ -28,48 +30,148 @@ const WITHOUT_KVM: &str =
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// Runs the batch and counts its tests.
+///
+/// What failed gets a second boot, and counts as passed if it passes there. TCG's emulation of
+/// AMD-V stops a guest now and then in its first second, whoever runs it: of 48 Debian guests on
+/// QEMU's own KVM in this outer machine, 3 did not get through their start. Such tests are named.
 pub(super) fn run() -> Result<Tally> {
-    let cohort = workspace::release_binary()?;
-    let binaries = test_binaries()?;
-    let cache = Cache::open()?;
-    let kernel = Kernel::fetch(&cache)?;
-    let files = guest_files::prepare(&cache, &kernel)?;
+    let batch = Batch::prepare()?;
+    let all: Vec<Selection> = test_binaries()?
+        .into_iter()
+        .map(|(name, binary)| Selection { name, binary, only: Vec::new() })
+        .collect();
+    let first = batch.boot(&all)?;
+    if first.failed.is_empty() || first.broken {
+        return Ok(first.tally());
+    }
+    let again: Vec<Selection> = all
+        .into_iter()
+        .map(|selection| Selection { only: first.failed_of(selection.name), ..selection })
+        .filter(|selection| !selection.only.is_empty())
+        .collect();
+    eprintln!("== a second boot for: {}", first.names().join(", "));
+    let second = batch.boot(&again)?;
+    for name in first.names().iter().filter(|name| !second.names().contains(name)) {
+        println!("passed on the second boot only: {name}");
+    }
+    let passed = first.passed + second.passed;
+    Ok(Tally { passed, ..second.tally() })
+}
 
-    let mut stage = Stage::new(&cache)?;
-    stage.program(&cohort, Path::new(nested::COHORT))?;
-    let labs = workspace::root().join("resources/labs");
-    nested::carry_folder(&mut stage, &labs)?;
-    files.stage_beside_labs(&mut stage, &labs)?;
-    files.stage_in(&mut stage, Path::new(DEBIAN))?;
-    let mut command = format!(
-        "export HOME=/ PATH=/usr/bin:/bin COHORT_BIN={} COHORT_DEBIAN={DEBIAN}\n\
-         status=0\n{WITHOUT_KVM}\n",
-        nested::COHORT
-    );
-    for (name, binary) in &binaries {
-        let there = format!("/tests/{name}");
-        stage.program(binary, Path::new(&there))?;
-        command += &format!(
-            "echo '# {name}'\n{} --include-ignored --test-threads=2 || status=1\n",
-            quote(&there)
+/// What every boot needs.
+struct Batch {
+    cohort: PathBuf,
+    cache: Cache,
+    kernel: Kernel,
+    files: guest_files::GuestFiles,
+}
+
+/// Tests to run of one binary: those with these names, or all where there are none.
+struct Selection {
+    name: &'static str,
+    binary: PathBuf,
+    only: Vec<String>,
+}
+
+impl Batch {
+    fn prepare() -> Result<Batch> {
+        let cohort = workspace::release_binary()?;
+        let cache = Cache::open()?;
+        let kernel = Kernel::fetch(&cache)?;
+        let files = guest_files::prepare(&cache, &kernel)?;
+        Ok(Batch { cohort, cache, kernel, files })
+    }
+
+    /// Boots the outer machine and runs tests in it.
+    fn boot(&self, selections: &[Selection]) -> Result<Boot> {
+        let mut stage = Stage::new(&self.cache)?;
+        stage.program(&self.cohort, Path::new(nested::COHORT))?;
+        let labs = workspace::root().join("resources/labs");
+        nested::carry_folder(&mut stage, &labs)?;
+        self.files.stage_beside_labs(&mut stage, &labs)?;
+        self.files.stage_in(&mut stage, Path::new(DEBIAN))?;
+        let mut command = format!(
+            "export HOME=/ PATH=/usr/bin:/bin COHORT_BIN={} COHORT_DEBIAN={DEBIAN}\n\
+             status=0\n{WITHOUT_KVM}\n",
+            nested::COHORT
         );
-    }
-    command += "exit $status\n";
-
-    let transcript = Transcript::default();
-    let errand = Errand { stage, command, limit: LIMIT };
-    let status = outer::run(&cache, &kernel, errand, transcript.clone(), io::stderr());
-    let mut tally = transcript.tally();
-    match status {
-        Ok(0) => {}
-        Ok(_) if !tally.failed.is_empty() => {}
-        Ok(status) => tally.failed.push(format!("a nested test binary (status {status})")),
-        Err(error) => {
-            eprintln!("{error:#}");
-            tally.failed.push("the outer machine".to_owned());
+        for Selection { name, binary, only } in selections {
+            let there = format!("/tests/{name}");
+            stage.program(binary, Path::new(&there))?;
+            let mut only: String = only.iter().map(|test| format!(" {}", quote(test))).collect();
+            if !only.is_empty() {
+                only.insert_str(0, " --exact");
+            }
+            command += &format!(
+                "echo '{HEADING}{name}'\n\
+                 {there} --include-ignored --test-threads=2{only} || status=1\n"
+            );
         }
+        command += "exit $status\n";
+
+        let transcript = Transcript::default();
+        let errand = Errand { stage, command, limit: LIMIT };
+        let output = transcript.clone();
+        let status = outer::run(&self.cache, &self.kernel, errand, output, io::stderr());
+        let mut boot = Boot::read(&transcript.text());
+        let broken = match status {
+            Ok(0) => None,
+            Ok(_) if !boot.failed.is_empty() => None,
+            Ok(status) => Some(format!("a test binary, without naming a test (status {status})")),
+            Err(error) => {
+                eprintln!("{error:#}");
+                Some("the outer machine".to_owned())
+            }
+        };
+        if let Some(what) = broken {
+            boot.broken = true;
+            boot.failed.push((String::new(), what));
+        }
+        Ok(boot)
     }
-    Ok(tally)
+}
+
+/// What became of the tests of one boot.
+#[derive(Debug, Default, PartialEq)]
+struct Boot {
+    passed: usize,
+    /// Binary and test.
+    failed: Vec<(String, String)>,
+    /// Something other than a test failed, so that tests may be missing.
+    broken: bool,
+}
+
+impl Boot {
+    /// Reads what the binaries printed, each behind its heading.
+    fn read(transcript: &str) -> Boot {
+        let mut boot = Boot::default();
+        let mut binary = "";
+        for line in transcript.lines() {
+            if let Some(name) = line.strip_prefix(HEADING) {
+                binary = name;
+            }
+            let mut tally = Tally::default();
+            tally.count(Runner::Libtest, line);
+            boot.passed += tally.passed;
+            // Ahead of the first binary it is the machine itself that fails.
+            boot.broken |= binary.is_empty() && !tally.failed.is_empty();
+            boot.failed.extend(tally.failed.into_iter().map(|test| (binary.to_owned(), test)));
+        }
+        boot
+    }
+
+    fn failed_of(&self, binary: &str) -> Vec<String> {
+        let of_it = self.failed.iter().filter(|(name, _)| name == binary);
+        of_it.map(|(_, test)| test.clone()).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.failed.iter().map(|(binary, test)| format!("nested {binary} {test}")).collect()
+    }
+
+    fn tally(&self) -> Tally {
+        Tally { passed: self.passed, failed: self.names() }
+    }
 }
 
 /// Builds the integration tests and returns the binaries of the batch, by name.
@@ -103,15 +205,9 @@ fn executable(message: &str, name: &str) -> Option<PathBuf> {
 struct Transcript(Arc<Mutex<Vec<u8>>>);
 
 impl Transcript {
-    fn tally(&self) -> Tally {
-        let mut tally = Tally::default();
-        if let Ok(bytes) = self.0.lock() {
-            String::from_utf8_lossy(&bytes)
-                .lines()
-                .for_each(|line| tally.count(Runner::Libtest, line));
-        }
-        tally.failed.iter_mut().for_each(|name| name.insert_str(0, "nested: "));
-        tally
+    fn text(&self) -> String {
+        let kept = self.0.lock().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        kept.unwrap_or_default()
     }
 }
 
@@ -131,7 +227,20 @@ impl Write for Transcript {
 
 #[cfg(test)]
 mod tests {
-    use super::executable;
+    use super::{Boot, executable};
+
+    #[test]
+    fn failed_tests_are_known_by_their_binary() {
+        let boot = Boot::read(
+            "# tests of linux\ntest boots ... ok\ntest stops ... FAILED\n\
+             # tests of outcomes\ntest stops ... FAILED\ntest poweroff ... ok\n",
+        );
+        assert_eq!((boot.passed, boot.broken), (2, false));
+        assert_eq!(boot.failed_of("linux"), ["stops"]);
+        assert_eq!(boot.names(), ["nested linux stops", "nested outcomes stops"]);
+        assert!(boot.failed_of("console").is_empty());
+        assert!(Boot::read("test the_machine ... FAILED\n").broken);
+    }
 
     #[test]
     fn the_executable_of_an_integration_test_is_found_among_cargos_messages() {
