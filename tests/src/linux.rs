@@ -18,6 +18,9 @@ pub fn files() -> PathBuf {
 /// The kernel command line that serves most tests.
 pub const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off";
 
+/// A guest that hangs ends by this, ahead of the test's own patience, and leaves an account.
+const ACCOUNT: [&str; 4] = ["--timeout", "80s", "--outcome", "outcome.json"];
+
 /// A Linux guest that runs a shell script and ends with its status.
 pub fn guest(script: &str) -> Cohort {
     guest_with(CMDLINE, script)
@@ -33,12 +36,8 @@ pub fn guest_of(kernel: &Path, cmdline: &str, script: &str) -> Cohort {
     let run = Cohort::new(["run", "-k"]).arg(kernel);
     let initrd = run.folder().join("initrd");
     write_initrd(&files().join("initrd"), script, &initrd);
-    run.arg("--initrd").arg(initrd).args(["-a", &format!("{cmdline} -- sh /script")]).args([
-        "--timeout",
-        "120s",
-        "--outcome",
-        "outcome.json",
-    ])
+    let cmdline = format!("{cmdline} -- sh /script");
+    run.arg("--initrd").arg(initrd).args(["-a", &cmdline]).args(ACCOUNT)
 }
 
 /// Linux unpacks archives that follow one another: the prepared one, then the script.

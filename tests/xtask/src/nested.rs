@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cache::Cache;
 use crate::debian::Kernel;
-use crate::outer::{self, Errand};
+use crate::outer::{self, Answer, Errand};
 use crate::stage::Stage;
 use crate::tool::quote;
 use crate::{guest_files, workspace};
@@ -29,27 +29,37 @@ pub(crate) fn run(arguments: &[String], limit: Duration) -> Result<u8> {
     let kernel = Kernel::fetch(&cache)?;
     let here = std::env::current_dir()?;
 
-    let mut stage = Stage::new(&cache)?;
-    stage.program(&binary, Path::new(COHORT))?;
-    stage.folder(&here)?;
-    for argument in arguments {
-        for file in named_files(argument) {
-            carry(&mut stage, &here.join(file))?;
+    let files = guest_files::prepare(&cache, &kernel)?;
+    let errand = || -> Result<Errand> {
+        let mut stage = Stage::new(&cache)?;
+        stage.program(&binary, Path::new(COHORT))?;
+        stage.folder(&here)?;
+        for argument in arguments {
+            for file in named_files(argument) {
+                carry(&mut stage, &here.join(file))?;
+            }
         }
+        if arguments.first().is_some_and(|command| command == "bench") {
+            carry_peer(&mut stage)?;
+        }
+        files.stage_beside_labs(&mut stage, &workspace::root().join("resources/labs"))?;
+        let words: Vec<String> = arguments.iter().map(|word| quote(word)).collect();
+        let command = format!(
+            "export HOME=/ PATH=/usr/bin:/bin\ncd {} && exec cohort {}\n",
+            quote(&here.to_string_lossy()),
+            words.join(" ")
+        );
+        Ok(Errand { stage, command, limit })
+    };
+    let run = || outer::run(&cache, &kernel, errand()?, stdout(), stderr());
+    if let Answer::Status(status) = run()? {
+        return Ok(status);
     }
-    if arguments.first().is_some_and(|command| command == "bench") {
-        carry_peer(&mut stage)?;
+    eprintln!("the outer machine's emulation failed; starting it once more");
+    match run()? {
+        Answer::Status(status) => Ok(status),
+        Answer::Died(report) => bail!("the outer machine ended without an answer; {report}"),
     }
-    let labs = workspace::root().join("resources/labs");
-    guest_files::prepare(&cache, &kernel)?.stage_beside_labs(&mut stage, &labs)?;
-
-    let words: Vec<String> = arguments.iter().map(|word| quote(word)).collect();
-    let command = format!(
-        "export HOME=/ PATH=/usr/bin:/bin\ncd {} && exec cohort {}\n",
-        quote(&here.to_string_lossy()),
-        words.join(" ")
-    );
-    outer::run(&cache, &kernel, Errand { stage, command, limit }, stdout(), stderr())
 }
 
 /// The host files that an argument names: whole, before a comma (`--disk F,ro`) or after an
