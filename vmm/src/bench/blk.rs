@@ -1,11 +1,14 @@
 //! `cohort bench blk`: 4 KiB random reads and writes by the built-in guest.
 //!
 //! The same guest runs the same script in cohort and in QEMU, on the same file. With `O_DIRECT`,
-//! fio says what the host's own kernel gives for the file.
+//! fio says what the host's own kernel gives for the file: as it is, and while one processor is
+//! kept busy, as a guest keeps one that looks for the answers to its requests.
 
 mod results;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use super::BenchError;
@@ -73,8 +76,8 @@ struct Candidate<'a> {
 enum Kind<'a> {
     /// A monitor, one run for all loads.
     Guest { invocation: Invocation, status: i32 },
-    /// fio, one run for each load.
-    Fio { program: &'a Path },
+    /// fio, one run for each load; `beside_busy`, while a thread keeps one processor busy.
+    Fio { program: &'a Path, beside_busy: bool },
 }
 
 /// Runs the benchmark.
@@ -172,7 +175,8 @@ fn candidates<'a>(
         all.push(candidate("QEMU", Kind::Guest { invocation, status }));
     }
     if let (Some(program), true) = (contenders.fio(), options.direct) {
-        all.push(candidate("fio on the host", Kind::Fio { program }));
+        all.push(candidate("fio on the host", Kind::Fio { program, beside_busy: false }));
+        all.push(candidate("fio, one CPU busy", Kind::Fio { program, beside_busy: true }));
     }
     all
 }
@@ -193,14 +197,31 @@ fn measure(
             let done = invocation.run(of(loads.len()))?.with_status(&[*status])?;
             results::of_guest(&done, loads.len())
         }
-        Kind::Fio { program } => loads
+        Kind::Fio { program, beside_busy } => loads
             .iter()
             .map(|load| {
-                let done = fio(program, file, *load, options).run(of(1))?.with_status(&[0])?;
-                results::of_fio(&done, load.write)
+                let invocation = fio(program, file, *load, options);
+                let run = || invocation.run(of(1));
+                let done = if *beside_busy { beside_busy_thread(run) } else { run() };
+                results::of_fio(&done?.with_status(&[0])?, load.write)
             })
             .collect(),
     }
+}
+
+/// Runs `work` in this thread while another one does nothing as fast as it can.
+fn beside_busy_thread<T>(work: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        let result = work();
+        done.store(true, Ordering::Relaxed);
+        result
+    })
 }
 
 fn fio(program: &Path, file: &Path, load: Load, options: &Options) -> Invocation {
@@ -228,7 +249,7 @@ fn report_on(
         for candidate in candidates {
             let command = match &candidate.kind {
                 Kind::Guest { invocation, .. } => invocation.shell_line(),
-                Kind::Fio { program } => fio(program, file, *load, options).shell_line(),
+                Kind::Fio { program, .. } => fio(program, file, *load, options).shell_line(),
             };
             report.figures.push(Figure {
                 what: format!("{load}, {place}"),
@@ -257,6 +278,6 @@ fn target(peer: &Kind<'_>, load: Load, direct: bool) -> Option<f64> {
         Kind::Guest { .. } if direct => Some(1.0),
         Kind::Guest { .. } if load.depth >= 32 => Some(2.0),
         Kind::Guest { .. } => Some(1.2),
-        Kind::Fio { .. } => (load.depth >= 32).then_some(0.95),
+        Kind::Fio { beside_busy, .. } => (load.depth >= 32 && !beside_busy).then_some(0.95),
     }
 }
