@@ -61,7 +61,7 @@ impl Guest<'_> {
             }
         }
         let start = clock::now();
-        (0..queues).for_each(|queue| disk.publish(queue));
+        (0..queues).for_each(|queue| disk.kick(queue));
         let (mut operations, mut under_way, mut last) = (0, all, start);
         let mut going_on = true;
         let counts = loop {
@@ -75,7 +75,7 @@ impl Guest<'_> {
                         under_way -= 1;
                     }
                 }
-                disk.publish(queue);
+                disk.kick(queue);
             }
             let now = clock::now();
             going_on = going_on && clock.nanoseconds(now.wrapping_sub(start)) < nanoseconds;

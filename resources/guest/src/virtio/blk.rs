@@ -203,7 +203,7 @@ impl Block {
                 under_way += next(self, queue, slot);
             }
         }
-        (0..queues).for_each(|queue| self.publish(queue));
+        (0..queues).for_each(|queue| self.kick(queue));
         let mut last = clock::now();
         while under_way > 0 {
             let before = under_way;
@@ -214,7 +214,7 @@ impl Block {
                     under_way -= 1;
                     under_way += next(self, queue, slot);
                 }
-                self.publish(queue);
+                self.kick(queue);
             }
             if under_way == before {
                 core::hint::spin_loop();
@@ -258,8 +258,8 @@ impl Block {
         queue.describe(status_index, Descriptor { address, len: 1, flags: WRITE, next: 0 });
     }
 
-    /// Hands the request in `slot` over, for `sector`. The device sees it after
-    /// [`Block::publish`].
+    /// Hands the request in `slot` over, for `sector`. A device that sleeps hears of it with
+    /// [`Block::kick`].
     #[inline]
     pub fn submit(&mut self, queue: u16, slot: u16, sector: u64) {
         let Some((queue, slots)) = self.queue(queue) else { return };
@@ -269,11 +269,11 @@ impl Block {
         queue.push(slot * CHAIN);
     }
 
-    /// Shows the device what was submitted to `queue`.
+    /// Notifies the device of what was submitted to `queue`, if it wants that.
     #[inline]
-    pub fn publish(&mut self, queue: u16) {
+    pub fn kick(&mut self, queue: u16) {
         if let Some((queue, _)) = self.queue(queue) {
-            queue.publish();
+            queue.kick();
         }
     }
 

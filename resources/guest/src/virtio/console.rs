@@ -29,7 +29,7 @@ pub fn print(line: fmt::Arguments<'_>, platform: &mut Platform) -> Result<(), De
     let (address, len) = (buffer.address(), text.len);
     queue.describe(0, Descriptor { address, len, flags: 0, next: 0 });
     queue.push(0);
-    queue.publish();
+    queue.kick();
     let start = clock::now();
     while queue.pop().is_none() {
         core::hint::spin_loop();

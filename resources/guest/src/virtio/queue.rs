@@ -1,8 +1,9 @@
 //! The driver's side of a split virtqueue.
 //!
-//! Made for throughput: descriptors of a request stay chained, [`Queue::push`] only writes a ring
-//! entry, [`Queue::publish`] makes a whole batch visible and notifies the device if it asks for
-//! that, and [`Queue::pop`] looks at the used ring; interrupts are off.
+//! Made for throughput: descriptors of a request stay chained, [`Queue::push`] makes one request
+//! visible at once, so that a device that is awake need not wait for the rest of a batch,
+//! [`Queue::kick`] notifies the device for a whole batch if it asks for that, and [`Queue::pop`]
+//! looks at the used ring; interrupts are off.
 #![forbid(unsafe_code)]
 
 use core::sync::atomic::{Ordering, fence};
@@ -46,7 +47,7 @@ pub struct Queue {
     /// Running index of the next available entry.
     next: u16,
     /// What the device was last told of that.
-    published: u16,
+    kicked: u16,
     /// Running index of the next used entry.
     seen: u16,
     /// The device's index when last looked at: a line of memory that both sides fight for.
@@ -69,7 +70,7 @@ impl Queue {
             doorbell,
             event_index,
             next: 0,
-            published: 0,
+            kicked: 0,
             seen: 0,
             used: 0,
         };
@@ -88,34 +89,34 @@ impl Queue {
         write_descriptor(self.memory, self.layout.descriptor(index), descriptor);
     }
 
-    /// Makes the chain that starts with descriptor `head` available with the next
-    /// [`Queue::publish`].
+    /// Makes the chain that starts with descriptor `head` available. A device that sleeps hears of
+    /// it with the next [`Queue::kick`].
     #[inline]
     pub fn push(&mut self, head: u16) {
         self.memory.write16(self.layout.available_entry(self.next), head);
         self.next = self.next.wrapping_add(1);
-    }
-
-    /// Shows everything pushed to the device and notifies it if it wants that.
-    #[inline]
-    pub fn publish(&mut self) {
-        if self.next == self.published {
-            return;
-        }
         // Ring entries and descriptors become visible before the index: x86 keeps the order of
         // stores, volatile accesses keep that of the program.
         fence(Ordering::Release);
         self.memory.write16(self.layout.available_index(), self.next);
+    }
+
+    /// Notifies the device of what was pushed, if it wants that.
+    #[inline]
+    pub fn kick(&mut self) {
+        if self.next == self.kicked {
+            return;
+        }
         // The device may have gone to sleep between its last look at the index and ours at its
         // wishes: the index must be out before those are read.
         fence(Ordering::SeqCst);
         let wanted = if self.event_index {
             let event = self.memory.read16(self.layout.available_event());
-            layout::passed(event, self.next, self.published)
+            layout::passed(event, self.next, self.kicked)
         } else {
             self.memory.read16(self.layout.used) & NO_NOTIFY == 0
         };
-        self.published = self.next;
+        self.kicked = self.next;
         if wanted {
             self.notify();
         }

@@ -28,7 +28,7 @@ pub fn read(
         let address = buffer.address();
         queue.describe(0, Descriptor { address, len: wanted, flags: WRITE, next: 0 });
         queue.push(0);
-        queue.publish();
+        queue.kick();
         let start = clock::now();
         let written = loop {
             match queue.pop() {

@@ -49,7 +49,7 @@ impl Victim {
     fn offer(mut self, chain: &[Descriptor], head: u16) -> Result<(), DeviceError> {
         (0..).zip(chain).for_each(|(index, descriptor)| self.queue.describe(index, *descriptor));
         self.queue.push(head);
-        self.queue.publish();
+        self.queue.kick();
         self.queue.notify();
         react();
         self.transport.reset()
