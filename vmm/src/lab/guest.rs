@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use cohort_guest::script::Script;
+
 use super::Guest;
 use super::disk;
 use super::expand::{Scope, expand};
@@ -156,6 +158,9 @@ fn read_cmdline(fields: &Fields<'_>, builtin: bool, reader: &mut Reader<'_, '_>)
     }
     if text.contains('\0') {
         field.wrong(reader.mistakes, "a NUL character would end it early", "remove it");
+    }
+    if builtin && let Err(error) = Script::new(&text).check() {
+        field.wrong(reader.mistakes, error.to_string(), "README.md lists the commands of scripts");
     }
     text
 }

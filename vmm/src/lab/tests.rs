@@ -250,3 +250,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_script_is_parsed_before_anything_starts() {
+    let source =
+        "schema = 1\nlab.name = \"x\"\n[vm.a]\ncount = 2\nscript = \"print {index}; no\"\n";
+    let told = told(source, &[]);
+    let problem = "script error: command 2, column 10: there is no command \"no\"";
+    assert!(
+        told.starts_with(&format!("lab.toml:5:10: vm.a.script: {problem}\n  help: ")),
+        "{told}"
+    );
+    assert_eq!(told.lines().count(), 2, "once, though two guests have it: {told}");
+}
