@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let depth: u16 = depth.parse()?;
     let has = |flag: &str| flags.iter().any(|given| given == flag);
     let engine = if has("positional") { EngineChoice::Positional } else { EngineChoice::Auto };
-    let options = DiskOptions { read_only: false, direct: has("direct"), engine };
+    let options = DiskOptions { direct: has("direct"), engine, ..DiskOptions::default() };
     let disk = Disk::open(Path::new(path), &options)?;
     let blocks = disk.size().get() / BLOCK;
     let mut queue = disk.queue(depth)?;

@@ -1,18 +1,38 @@
 //! The layers of a disk, asked as one.
 
-use crate::layer::{Erase, Extent, Layer, LayerError, LayerInfo, Outcome, Ticket, WriteStep};
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use smallvec::SmallVec;
+
+use crate::layer::{
+    Erase, Extent, Layer, LayerError, LayerInfo, Outcome, Source, Ticket, WriteStep,
+};
 use crate::units::DiskRange;
+
+mod error;
+pub(crate) mod open;
+mod parents;
+
+pub use error::ChainError;
+pub(crate) use parents::Parents;
 
 /// A disk's layers. Whatever comes out of here has been checked: the extents or stores of a range
 /// make it up in order, so the queue may cut its buffers along them.
 pub(crate) struct Chain {
     top: Box<dyn Layer>,
+    parents: Parents,
+    /// Whether the top layer's identity has been renewed since it was opened.
+    announced: AtomicBool,
+    announcing: Mutex<()>,
 }
 
 impl Chain {
-    /// A chain of one layer.
-    pub(crate) fn new(top: Box<dyn Layer>) -> Chain {
-        Chain { top }
+    /// A chain of `top` and its parents, which nobody changes while the chain lives.
+    pub(crate) fn new(top: Box<dyn Layer>, parents: Parents) -> Chain {
+        let (announced, announcing) = (AtomicBool::new(false), Mutex::new(()));
+        Chain { top, parents, announced, announcing }
     }
 
     /// Size and kind of the disk.
@@ -20,14 +40,66 @@ impl Chain {
         self.top.info()
     }
 
-    /// The extents of `range`, in order.
+    /// The layers, top first.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &dyn Layer> {
+        std::iter::once(&*self.top).chain(self.parents.layers())
+    }
+
+    /// The extents of `range`, in order, none of them [`Source::Transparent`].
     pub(crate) fn resolve_read(
         &self,
         range: DiskRange,
         out: &mut Vec<Extent>,
     ) -> Result<Ticket, LayerError> {
         let ticket = self.top.resolve_read(range, out)?;
-        self.check(range, out.iter().map(|extent| extent.range), ticket)
+        let ticket = self.check(range, out.iter().map(|extent| extent.range), ticket)?;
+        if !out.iter().any(|extent| extent.source == Source::Transparent) {
+            return Ok(ticket);
+        }
+        let own: SmallVec<[Extent; 8]> = out.drain(..).collect();
+        for extent in own {
+            if extent.source != Source::Transparent {
+                out.push(extent);
+            } else if let Err(error) = self.parents.resolve(extent.range, out) {
+                self.top.finish(ticket, Outcome::Abort)?;
+                return Err(error);
+            }
+        }
+        Ok(ticket)
+    }
+
+    /// The extents of `range` as it reads without the top layer.
+    pub(crate) fn resolve_below(
+        &self,
+        range: DiskRange,
+        out: &mut Vec<Extent>,
+    ) -> Result<(), LayerError> {
+        self.parents.resolve(range, out)
+    }
+
+    /// Fills `bytes` from a range that a layer keeps in a form of its own.
+    pub(crate) fn read_encoded(
+        &self,
+        layer: u16,
+        range: DiskRange,
+        bytes: &mut [u8],
+    ) -> Result<(), LayerError> {
+        let layer = self.layers().nth(usize::from(layer)).ok_or(LayerError::Gap { range })?;
+        layer.read_encoded(range, bytes)
+    }
+
+    /// Renews the disk's identity, if that was not done since it was opened. Comes before every
+    /// change.
+    pub(crate) fn announce_change(&self) -> Result<(), LayerError> {
+        if self.announced.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let _one = self.announcing.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.announced.load(Ordering::Acquire) {
+            self.top.announce_change()?;
+            self.announced.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// The steps that store a payload for `range`, in order.
@@ -39,7 +111,7 @@ impl Chain {
         let ticket = self.top.resolve_write(range, out)?;
         let stores = out.iter().filter_map(|step| match step {
             WriteStep::Store { range, .. } => Some(*range),
-            WriteStep::ZeroFill { .. } | WriteStep::Deallocate { .. } => None,
+            _ => None,
         });
         self.check(range, stores, ticket)
     }
@@ -62,6 +134,11 @@ impl Chain {
     /// Makes published mappings durable.
     pub(crate) fn flush_metadata(&self) -> Result<(), LayerError> {
         self.top.flush_metadata()
+    }
+
+    /// Leaves the disk in order. No request may follow.
+    pub(crate) fn close(&self) -> Result<(), LayerError> {
+        if self.info().read_only { Ok(()) } else { self.top.close() }
     }
 
     /// Gives `ticket` on if `parts` make up `range`, redeems it as aborted if not.

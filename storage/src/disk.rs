@@ -1,19 +1,20 @@
 //! A disk: opened, locked, described; shared by the queues that use it.
 
-use std::fs::{self, File, FileType, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
-use crate::chain::Chain;
+use crate::chain::{Chain, Parents, open};
 use crate::engine::{EngineKind, sys};
 use crate::error::{DiskError, IoError};
 use crate::file::BackingFile;
-use crate::formats::raw::RawLayer;
+use crate::format::Format;
+use crate::formats::{self, LayerFile};
+use crate::image::ImageFile;
 use crate::layer::{FileId, LayerInfo};
 use crate::limits::Limits;
-use crate::lock::{Holder, ImageLock, LockError, Use};
 use crate::queue::DiskQueue;
 use crate::request::{DiskRequest, Operation};
 use crate::units::{Bytes, SECTOR};
@@ -30,6 +31,20 @@ pub struct DiskOptions {
     pub direct: bool,
     /// How requests reach the host's kernel.
     pub engine: EngineChoice,
+    /// The format of the top layer; without one, the file's name tells ([`Format::of_name`]).
+    pub format: Option<Format>,
+    /// Open a chain although a parent is not what its child records, and say so in the log and,
+    /// where it can be written, in the child.
+    pub allow_mismatch: bool,
+    /// Bytes of memory for the map of all parents; 64 MiB by default.
+    pub map_memory: Option<usize>,
+}
+
+impl DiskOptions {
+    /// Bytes of memory for the map of all parents.
+    pub(crate) fn map_memory(&self) -> usize {
+        self.map_memory.unwrap_or(64 << 20)
+    }
 }
 
 /// How requests reach the host's kernel.
@@ -60,26 +75,11 @@ pub(crate) struct DiskState {
 }
 
 impl Disk {
-    /// Opens the image file or block device at `path` as a raw disk and locks it.
+    /// Opens the disk whose top layer is at `path`, an image file or block device, with all
+    /// layers below it, and locks them.
     pub fn open(path: &Path, options: &DiskOptions) -> Result<Disk, DiskError> {
-        // Looked at before it is opened, because opening a pipe would wait for its other end.
-        let kind = fs::metadata(path).map_err(|error| open_error(path, options, error))?;
-        check_kind(path, kind.file_type())?;
-        let mut file =
-            open_options(options).open(path).map_err(|error| open_error(path, options, error))?;
-        let opened = file.metadata().map_err(|error| host(path, "examine", error))?;
-        check_kind(path, opened.file_type())?;
-        let wanted = if options.read_only { Use::Read } else { Use::Write };
-        let lock = ImageLock::take(&file, wanted).map_err(|error| match error {
-            LockError::Conflict(conflict) => {
-                DiskError::Locked { path: path.to_owned(), conflict, holder: Holder::find(path) }
-            }
-            LockError::Host(error) => host(path, "lock", error),
-        })?;
-        // A block device has its size at its end, not in its metadata.
-        let size =
-            file.seek(SeekFrom::End(0)).map_err(|error| host(path, "find the size of", error))?;
-        Disk::raw(file, path, size, lock, options)
+        let open::Opened { top, parents, images } = open::open(path, options)?;
+        Disk::assemble(Chain::new(top, parents), &images, options)
     }
 
     /// Makes a disk of `size` bytes, all zero, that has no name and is gone with its last user:
@@ -87,58 +87,50 @@ impl Disk {
     pub fn scratch(size: Bytes, options: &DiskOptions) -> Result<Disk, DiskError> {
         let folder = std::env::temp_dir();
         let path = folder.join("(scratch)");
-        let mut writable = open_options(&DiskOptions { read_only: false, ..*options });
-        let unnamed = writable.custom_flags(libc::O_TMPFILE | direct_flag(options)).open(&folder);
+        let mut writable = std::fs::OpenOptions::new();
+        let unnamed = writable.read(true).write(true).custom_flags(libc::O_TMPFILE).open(&folder);
         let file = match unnamed {
             Ok(file) => file,
             Err(_) if options.direct => return Err(DiskError::NoDirect { path }),
             Err(error) => {
                 tracing::info!(%error, folder = %folder.display(), "scratch disk is in memory");
-                sys::memory_file().map_err(|error| host(&path, "create", error))?
+                sys::memory_file().map_err(|error| DiskError::host(&path, "create", error))?
             }
         };
-        file.set_len(size.get()).map_err(|error| host(&path, "set the size of", error))?;
-        Disk::raw(file, &path, size.get(), None, options)
+        let sized = file.set_len(size.get());
+        sized.map_err(|error| DiskError::host(&path, "set the size of", error))?;
+        let image = Arc::new(ImageFile::new(file, &path, !options.read_only));
+        let layer = LayerFile { image: Arc::clone(&image), id: FileId(0) };
+        let top = formats::open(Format::Raw, layer)
+            .map_err(|source| DiskError::Format { path, source })?;
+        Disk::assemble(Chain::new(top, Parents::none()), &[image], options)
     }
 
-    /// A disk of one raw layer.
-    fn raw(
-        file: File,
-        path: &Path,
-        size: u64,
-        lock: Option<ImageLock>,
-        options: &DiskOptions,
-    ) -> Result<Disk, DiskError> {
-        let file =
-            BackingFile::new(file, path, options.direct, lock).map_err(|error| {
-                match error.kind() {
-                    io::ErrorKind::Unsupported => DiskError::NoDirect { path: path.to_owned() },
-                    _ => host(path, "examine", error),
-                }
-            })?;
-        if size == 0 {
-            return Err(DiskError::Empty { path: path.to_owned() });
-        }
-        let unit = u64::from(file.alignment().length).max(SECTOR);
-        if !size.is_multiple_of(unit) {
-            let unit = if size.is_multiple_of(SECTOR) { unit } else { SECTOR };
-            return Err(DiskError::Size { path: path.to_owned(), size, unit });
-        }
-        let info = LayerInfo { size, read_only: options.read_only };
-        let chain = Chain::new(Box::new(RawLayer::new(FileId(0), info)));
-        Disk::assemble(chain, vec![file], options.engine)
-    }
-
-    /// A disk of these layers, which refer to these files.
+    /// A disk of these layers, which refer to these files: the first is the top layer's.
     pub(crate) fn assemble(
         chain: Chain,
-        files: Vec<BackingFile>,
-        engine: EngineChoice,
+        images: &[Arc<ImageFile>],
+        options: &DiskOptions,
     ) -> Result<Disk, DiskError> {
-        let engine = EngineKind::choose(engine).map_err(|source| DiskError::NoRing { source })?;
-        let block_size = files.iter().map(|file| file.alignment().length).max().unwrap_or(512);
-        let unit = files.iter().map(BackingFile::allocation_unit).max().unwrap_or(SECTOR);
-        let limits = Limits::new(unit.max(u64::from(block_size)));
+        let mut files = Vec::with_capacity(images.len());
+        for image in images {
+            files.push(backing(image, options.direct)?);
+        }
+        let path = images.first().map(|image| image.path().to_owned()).unwrap_or_default();
+        let LayerInfo { size, sector, granularity, .. } = *chain.info();
+        if size == 0 {
+            return Err(DiskError::Empty { path });
+        }
+        let aligned = files.iter().map(|file| file.alignment().length).max().unwrap_or(512);
+        let block_size = sector.max(aligned);
+        if !size.is_multiple_of(u64::from(block_size)) {
+            let unit = if size.is_multiple_of(SECTOR) { u64::from(block_size) } else { SECTOR };
+            return Err(DiskError::Size { path, size, unit });
+        }
+        let engine =
+            EngineKind::choose(options.engine).map_err(|source| DiskError::NoRing { source })?;
+        let unit = files.first().map_or(SECTOR, BackingFile::allocation_unit);
+        let limits = Limits::new(unit.max(u64::from(block_size)).max(u64::from(granularity)));
         Ok(Disk(Arc::new(DiskState { chain, files, limits, block_size, engine })))
     }
 
@@ -193,6 +185,12 @@ impl std::fmt::Debug for Disk {
 }
 
 impl DiskState {
+    /// The files that requests change, by [`FileId`]: the top layer's, which come first.
+    pub(crate) fn changing(&self) -> Range<u16> {
+        let parents = self.chain.layers().count().saturating_sub(1);
+        0..u16::try_from(self.files.len().saturating_sub(parents)).unwrap_or(u16::MAX)
+    }
+
     /// Whether changes are refused.
     pub(crate) fn read_only(&self) -> bool {
         self.chain.info().read_only
@@ -228,45 +226,20 @@ impl DiskState {
     }
 }
 
-fn open_options(options: &DiskOptions) -> OpenOptions {
-    let mut open = OpenOptions::new();
-    open.read(true).write(!options.read_only).custom_flags(direct_flag(options));
-    open
+/// The payload's side of a layer's file.
+fn backing(image: &Arc<ImageFile>, direct: bool) -> Result<BackingFile, DiskError> {
+    BackingFile::new(image, direct).map_err(|error| match error.kind() {
+        io::ErrorKind::Unsupported => DiskError::NoDirect { path: image.path().to_owned() },
+        _ => DiskError::host(image.path(), "examine", error),
+    })
 }
 
-fn direct_flag(options: &DiskOptions) -> i32 {
-    if options.direct { libc::O_DIRECT } else { 0 }
-}
-
-fn check_kind(path: &Path, kind: FileType) -> Result<(), DiskError> {
-    let kind = if kind.is_file() || kind.is_block_device() {
-        return Ok(());
-    } else if kind.is_dir() {
-        "directory"
-    } else if kind.is_fifo() {
-        "pipe"
-    } else if kind.is_socket() {
-        "socket"
-    } else {
-        "character device"
-    };
-    Err(DiskError::NotADisk { path: path.to_owned(), kind })
-}
-
-fn open_error(path: &Path, options: &DiskOptions, source: io::Error) -> DiskError {
-    let path: PathBuf = path.to_owned();
-    match (source.kind(), source.raw_os_error()) {
-        (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, _) => DiskError::Missing { path },
-        (io::ErrorKind::PermissionDenied, _) => {
-            let wanted = if options.read_only { "reading" } else { "reading and writing" };
-            DiskError::Permission { path, wanted, source }
+impl Drop for DiskState {
+    /// Leaves the top layer in order. Every queue is gone, and with them all requests.
+    fn drop(&mut self) {
+        if let Err(error) = self.chain.close() {
+            let path = self.files.first().map(BackingFile::path);
+            tracing::error!(%error, path = ?path, "a disk was not closed in order");
         }
-        (_, Some(libc::EROFS)) => DiskError::ReadOnlyFileSystem { path },
-        (_, Some(libc::EINVAL)) if options.direct => DiskError::NoDirect { path },
-        _ => DiskError::Host { path, action: "open", source },
     }
-}
-
-fn host(path: &Path, action: &'static str, source: io::Error) -> DiskError {
-    DiskError::Host { path: path.to_owned(), action, source }
 }

@@ -1,8 +1,10 @@
 //! What can go wrong: [`DiskError`] when a disk is opened, [`IoError`] when a request is answered.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::chain::ChainError;
+use crate::formats::FormatError;
 use crate::layer::LayerError;
 use crate::lock::Holder;
 use crate::units::DiskRange;
@@ -89,6 +91,17 @@ pub enum DiskError {
         /// Why.
         source: io::Error,
     },
+    /// The file cannot be used as a layer of its format.
+    #[error("disk {} cannot be used", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: FormatError,
+    },
+    /// The layers do not make up a chain.
+    #[error(transparent)]
+    Chain(#[from] ChainError),
     /// The map of the disk does not fit its files.
     #[error("disk {} is inconsistent", path.display())]
     Layer {
@@ -104,6 +117,11 @@ fn describe(holder: Option<&Holder>) -> String {
 }
 
 impl DiskError {
+    /// A system call that failed.
+    pub(crate) fn host(path: &Path, action: &'static str, source: io::Error) -> DiskError {
+        DiskError::Host { path: path.to_owned(), action, source }
+    }
+
     /// What to do about it, where cohort knows.
     pub fn help(&self) -> Option<String> {
         match self {
@@ -159,7 +177,12 @@ impl DiskError {
                  /proc/sys/kernel/io_uring_disabled and the seccomp profile of the container"
                     .to_owned(),
             ),
-            DiskError::Layer { .. } => None,
+            DiskError::Format { path, source: FormatError::NotThis { .. } } => Some(format!(
+                "say what it is with format=, as in --disk {},format=raw",
+                path.display()
+            )),
+            DiskError::Chain(error) => Some(error.help()),
+            DiskError::Format { .. } | DiskError::Layer { .. } => None,
         }
     }
 }

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::buffers::Buffers;
 use crate::engine::sys::{self, Patience};
-use crate::lock::ImageLock;
+use crate::image::ImageFile;
 use crate::transfer::SpaceChange;
 use crate::units::SECTOR;
 
@@ -49,8 +50,9 @@ impl Willing {
 /// One of a disk's files.
 #[derive(Debug)]
 pub(crate) struct BackingFile {
+    /// The descriptor that transfers use: the image's own, or one that bypasses the page cache.
     file: File,
-    path: PathBuf,
+    image: Arc<ImageFile>,
     /// Bypasses the page cache.
     direct: bool,
     alignment: Alignment,
@@ -61,19 +63,17 @@ pub(crate) struct BackingFile {
     nowait_write: Willing,
     punch: Willing,
     zero_range: Willing,
-    /// Dropped with the file, at the latest when it closes.
-    lock: Option<ImageLock>,
 }
 
 impl BackingFile {
-    /// Takes an open file. `direct` says that it was opened with `O_DIRECT`; an error of kind
-    /// [`io::ErrorKind::Unsupported`] that its file system refuses to work that way.
-    pub(crate) fn new(
-        file: File,
-        path: &Path,
-        direct: bool,
-        lock: Option<ImageLock>,
-    ) -> io::Result<BackingFile> {
+    /// The payload's side of `image`; `direct` bypasses the page cache. An error of kind
+    /// [`io::ErrorKind::Unsupported`] says that the file system refuses to work that way.
+    pub(crate) fn new(image: &Arc<ImageFile>, direct: bool) -> io::Result<BackingFile> {
+        let file = if direct {
+            sys::reopen_direct(image.file(), image.is_writable())?
+        } else {
+            image.file().try_clone()?
+        };
         let block_device = file.metadata()?.file_type().is_block_device();
         let alignment = if direct {
             direct_alignment(&file, block_device)?
@@ -84,7 +84,7 @@ impl BackingFile {
         Ok(BackingFile {
             in_memory: sys::is_in_memory(&file)?,
             file,
-            path: path.to_owned(),
+            image: Arc::clone(image),
             direct,
             alignment,
             block_device,
@@ -92,7 +92,6 @@ impl BackingFile {
             nowait_write: Willing::presumed(),
             punch: Willing::presumed(),
             zero_range: Willing::presumed(),
-            lock,
         })
     }
 
@@ -103,7 +102,12 @@ impl BackingFile {
 
     /// The name by which messages call it.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.image.path()
+    }
+
+    /// The image whose payload it carries.
+    pub(crate) fn image(&self) -> &ImageFile {
+        &self.image
     }
 
     /// What transfers must be aligned to.
@@ -173,7 +177,7 @@ impl BackingFile {
     ) -> u64 {
         let done = match call(data, patience) {
             Err(error) if patience == Patience::NoWait && is_refusal(&error) => {
-                tracing::debug!(path = %self.path.display(), "no RWF_NOWAIT");
+                tracing::debug!(path = %self.path().display(), "no RWF_NOWAIT");
                 nowait.refuse();
                 0
             }
@@ -190,7 +194,7 @@ impl BackingFile {
 
     /// Takes note that the file system refused this change of allocation.
     pub(crate) fn refuses(&self, change: SpaceChange) {
-        tracing::debug!(path = %self.path.display(), ?change, "refused by the file system");
+        tracing::debug!(path = %self.path().display(), ?change, "refused by the file system");
         self.willing(change).refuse();
     }
 
@@ -210,15 +214,6 @@ impl BackingFile {
         match sys::discard_blocks(&self.file, at, len) {
             Err(error) if is_refusal(&error) => Ok(()),
             result => result,
-        }
-    }
-}
-
-impl Drop for BackingFile {
-    /// Gives the lock up now: a ring that is being torn down may keep the file open for a while.
-    fn drop(&mut self) {
-        if let Some(lock) = self.lock.take() {
-            lock.release(&self.file);
         }
     }
 }

@@ -30,12 +30,18 @@ pub mod layer;
 
 mod buffers;
 mod chain;
+#[cfg(test)]
+mod crash;
 mod disk;
 mod engine;
 mod error;
 mod file;
+mod format;
 mod formats;
+mod identity;
+mod image;
 mod limits;
+mod link;
 mod lock;
 mod queue;
 mod request;
@@ -43,9 +49,14 @@ mod transfer;
 mod units;
 
 pub use buffers::{AlignedBuffer, Buffers, Owner};
+pub use chain::ChainError;
 pub use disk::{Disk, DiskOptions, EngineChoice};
 pub use error::{DiskError, IoError};
+pub use format::{Format, UnknownFormat};
+pub use formats::{FormatError, NewLayer};
+pub use identity::{Digest, Fingerprint, Identity};
 pub use limits::Limits;
+pub use link::{LinkError, ParentLink};
 pub use lock::Holder;
 pub use queue::{Answer, DiskQueue};
 pub use request::{DiskRequest, Operation};

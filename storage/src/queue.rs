@@ -1,6 +1,7 @@
 //! The way of a request: checked, resolved into extents or steps, served from the page cache or
 //! carried by the engine in parts, finished, answered.
 
+use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -8,10 +9,12 @@ use crate::buffers::Buffers;
 use crate::disk::DiskState;
 use crate::engine::{Engine, Finished};
 use crate::error::IoError;
-use crate::layer::{Erase, Extent, FileId, Outcome, Source, Ticket, WriteStep};
+use crate::layer::{Erase, Extent, FileId, LayerError, Outcome, Source, Ticket, WriteStep};
 use crate::request::{DiskRequest, Operation};
 use crate::transfer::{Action, SpaceChange, Transfer};
+use crate::units::DiskRange;
 
+mod copy_up;
 mod recovery;
 mod slots;
 #[cfg(test)]
@@ -40,6 +43,8 @@ pub struct DiskQueue {
     slots: Slots,
     /// Answers found while waiting for a free slot.
     answers: Vec<Answer>,
+    /// Requests that others are in the way of, by their slot.
+    parked: VecDeque<(usize, DiskRequest)>,
     // Kept between requests, so that these allocate nothing.
     extents: Vec<Extent>,
     steps: Vec<WriteStep>,
@@ -55,6 +60,7 @@ impl DiskQueue {
             disk,
             slots: Slots::new(usize::from(depth.max(1))),
             answers: Vec::new(),
+            parked: VecDeque::new(),
             extents: Vec::new(),
             steps: Vec::new(),
             finished: Vec::new(),
@@ -76,10 +82,33 @@ impl DiskQueue {
         let operation = request.operation;
         let pending = Pending { token, operation, ticket: None, parts: 1, error: None };
         let slot = self.slots.insert(pending).ok()?;
-        if let Err(error) = self.begin(slot, request) {
-            self.fail(slot, error);
+        self.start(slot, request)?.map(|(_, result)| result)
+    }
+
+    /// Begins a request, or parks it (`None`). The answer, if it has one already.
+    fn start(&mut self, slot: usize, request: DiskRequest) -> Option<Option<Answer>> {
+        match self.begin(slot, request) {
+            Ok(None) => {}
+            Ok(Some(request)) => {
+                self.parked.push_back((slot, request));
+                return None;
+            }
+            Err(error) => self.fail(slot, error),
         }
-        self.end_part(slot).map(|(_, result)| result)
+        Some(self.end_part(slot))
+    }
+
+    /// Tries requests again that others were in the way of; whether one got further.
+    fn unpark(&mut self, done: &mut Vec<Answer>) -> bool {
+        let mut progress = false;
+        for _ in 0..self.parked.len() {
+            let Some((slot, request)) = self.parked.pop_front() else { break };
+            if let Some(answer) = self.start(slot, request) {
+                progress = true;
+                done.extend(answer);
+            }
+        }
+        progress
     }
 
     /// Tells the kernel of submitted requests and appends the answers there are, without waiting.
@@ -89,7 +118,10 @@ impl DiskQueue {
             self.engine.kick();
             self.engine.reap(&self.disk.files, &mut self.finished);
             if self.finished.is_empty() {
-                return;
+                if self.parked.is_empty() || !self.unpark_or_wait(done) {
+                    return;
+                }
+                continue;
             }
             let mut finished = std::mem::take(&mut self.finished);
             for (transfer, result) in finished.drain(..) {
@@ -101,6 +133,21 @@ impl DiskQueue {
                 }
             }
             self.finished = finished;
+        }
+    }
+
+    /// Tries parked requests again. While other queues' requests are all that is in their way,
+    /// nothing of this queue's tells when these have ended: it looks until they have. Whether
+    /// there may be more to do.
+    fn unpark_or_wait(&mut self, done: &mut Vec<Answer>) -> bool {
+        loop {
+            if self.unpark(done) {
+                return true;
+            }
+            if self.slots.len() > self.parked.len() {
+                return false;
+            }
+            std::thread::yield_now();
         }
     }
 
@@ -133,28 +180,30 @@ impl DiskQueue {
         self.answers = answers;
     }
 
-    /// Resolves a request and starts its parts.
-    fn begin(&mut self, slot: usize, request: DiskRequest) -> Result<(), IoError> {
-        let DiskRequest { operation, range, buffers } = request;
+    /// Resolves a request and starts its parts; gives it back where another one is in its way.
+    fn begin(&mut self, slot: usize, request: DiskRequest) -> Result<Option<DiskRequest>, IoError> {
+        let DiskRequest { operation, range, .. } = request;
         match operation {
             Operation::Flush => {
                 self.flush(slot);
-                return Ok(());
+                return Ok(None);
             }
             // Nothing to resolve: a map has no extent without bytes.
-            _ if range.is_empty() => return Ok(()),
+            _ if range.is_empty() => return Ok(None),
             Operation::Read => {
                 let mut extents = std::mem::take(&mut self.extents);
                 extents.clear();
                 let ticket = self.disk.chain.resolve_read(range, &mut extents);
-                self.hold(slot, ticket.map_err(IoError::from)?);
-                self.load(slot, &extents, buffers);
                 self.extents = extents;
+                let Some(ticket) = unless_busy(ticket)? else { return Ok(Some(request)) };
+                self.hold(slot, ticket);
+                self.load(slot, request.buffers);
             }
             Operation::Write | Operation::Discard | Operation::WriteZeroes { .. } => {
+                let chain = &self.disk.chain;
+                chain.announce_change()?;
                 let mut steps = std::mem::take(&mut self.steps);
                 steps.clear();
-                let chain = &self.disk.chain;
                 let ticket = match operation {
                     Operation::Discard => chain.resolve_erase(range, Erase::Discard, &mut steps),
                     Operation::WriteZeroes { unmap } => {
@@ -162,12 +211,13 @@ impl DiskQueue {
                     }
                     _ => chain.resolve_write(range, &mut steps),
                 };
-                self.hold(slot, ticket.map_err(IoError::from)?);
-                self.apply(slot, &steps, buffers);
                 self.steps = steps;
+                let Some(ticket) = unless_busy(ticket)? else { return Ok(Some(request)) };
+                self.hold(slot, ticket);
+                self.apply(slot, request.buffers)?;
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Makes the disk's files durable, and then, when the request is finished, its map.
@@ -175,36 +225,59 @@ impl DiskQueue {
         if self.disk.read_only() {
             return;
         }
-        for number in 0..self.disk.files.len() {
-            let in_memory = self.disk.files[number].is_in_memory();
-            if let (false, Ok(number)) = (in_memory, u16::try_from(number)) {
+        for number in self.disk.changing() {
+            if !self.disk.files[usize::from(number)].is_in_memory() {
                 self.carry(slot, Action::Sync, FileId(number), 0, 0, Buffers::none());
             }
         }
     }
 
     /// Fills `buffers` from the extents that make up their range.
-    fn load(&mut self, slot: usize, extents: &[Extent], mut buffers: Buffers) {
-        for extent in extents {
+    fn load(&mut self, slot: usize, mut buffers: Buffers) {
+        let extents = std::mem::take(&mut self.extents);
+        for extent in &extents {
             let len = extent.range.len();
             match extent.source {
-                Source::Zero => buffers.fill_zero(len),
+                Source::Zero | Source::Transparent => buffers.fill_zero(len),
                 Source::Data { file, offset } => {
                     let data = buffers.split_to(len);
                     self.carry(slot, Action::Read, file, offset.get(), len, data);
                 }
+                Source::Encoded { layer } => {
+                    let data = buffers.split_to(len);
+                    if let Err(error) = self.decode(layer, extent.range, data) {
+                        self.fail(slot, error);
+                    }
+                }
             }
         }
+        self.extents = extents;
     }
 
-    /// Takes the steps of a change, `buffers` being its payload.
-    fn apply(&mut self, slot: usize, steps: &[WriteStep], mut buffers: Buffers) {
-        for step in steps {
+    /// Fills `data` from a range that a layer keeps in a form of its own.
+    fn decode(&self, layer: u16, range: DiskRange, mut data: Buffers) -> Result<(), IoError> {
+        let mut bytes = vec![0; usize::try_from(range.len()).unwrap_or_default()];
+        self.disk.chain.read_encoded(layer, range, &mut bytes)?;
+        data.copy_from(&bytes);
+        Ok(())
+    }
+
+    /// Takes the steps of a change, `buffers` being its payload. An error ends it early.
+    fn apply(&mut self, slot: usize, mut buffers: Buffers) -> Result<(), IoError> {
+        let steps = std::mem::take(&mut self.steps);
+        let mut result = Ok(());
+        for step in &steps {
             let none = Buffers::none();
             match *step {
                 WriteStep::Store { range, file, at } => {
                     let data = buffers.split_to(range.len());
                     self.carry(slot, Action::Write, file, at.get(), range.len(), data);
+                }
+                WriteStep::CopyUp { range, file, at } => {
+                    result = copy_up::copy_up(&self.disk, range, file, at);
+                    if result.is_err() {
+                        break;
+                    }
                 }
                 WriteStep::ZeroFill { file, at, len, unmap } => {
                     let change = match unmap {
@@ -219,6 +292,8 @@ impl DiskQueue {
                 }
             }
         }
+        self.steps = steps;
+        result
     }
 
     /// Does one part of a request: what the page cache can do at once here, the rest as a
@@ -345,5 +420,14 @@ impl DiskQueue {
             result = result.and_then(|()| chain.flush_metadata().map_err(IoError::from));
         }
         Some((token, result))
+    }
+}
+
+/// The ticket, unless another request is in the way.
+fn unless_busy(ticket: Result<Ticket, LayerError>) -> Result<Option<Ticket>, IoError> {
+    match ticket {
+        Ok(ticket) => Ok(Some(ticket)),
+        Err(LayerError::Busy) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }

@@ -1,15 +1,22 @@
 //! Opening and locking disks, and what a request is checked for.
 
+use std::fs::{self, File};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 
 use super::*;
 use crate::{AlignedBuffer, Buffers, DiskRange};
 
-const READ_ONLY: DiskOptions =
-    DiskOptions { read_only: true, direct: false, engine: EngineChoice::Auto };
-const WRITABLE: DiskOptions =
-    DiskOptions { read_only: false, direct: false, engine: EngineChoice::Auto };
+const WRITABLE: DiskOptions = DiskOptions {
+    read_only: false,
+    direct: false,
+    engine: EngineChoice::Auto,
+    format: None,
+    allow_mismatch: false,
+    map_memory: None,
+};
+const READ_ONLY: DiskOptions = DiskOptions { read_only: true, ..WRITABLE };
 
 /// A folder with a file of this size in it.
 fn image(size: u64) -> (tempfile::TempDir, PathBuf) {

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use crate::buffers::Buffers;
 
@@ -64,6 +65,17 @@ pub(crate) fn write(file: &File, data: &Buffers, at: u64, patience: Patience) ->
     })
 }
 
+/// Opens the same file once more, past the page cache (`O_DIRECT`). An error of kind
+/// [`io::ErrorKind::Unsupported`] says that its file system refuses that.
+pub(crate) fn reopen_direct(file: &File, writable: bool) -> io::Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let opened = File::options().read(true).write(writable).custom_flags(libc::O_DIRECT).open(path);
+    opened.map_err(|error| match error.raw_os_error() {
+        Some(libc::EINVAL) => io::ErrorKind::Unsupported.into(),
+        _ => error,
+    })
+}
+
 /// `fallocate(2)`.
 pub(crate) fn fallocate(file: &File, mode: c_int, at: u64, len: u64) -> io::Result<()> {
     // SAFETY: no memory is passed.
@@ -117,6 +129,127 @@ pub(crate) fn is_in_memory(file: &File) -> io::Result<bool> {
     /// linux/magic.h
     const RAMFS_MAGIC: i64 = 0x8584_58f6;
     Ok([libc::TMPFS_MAGIC, libc::HUGETLBFS_MAGIC, RAMFS_MAGIC].contains(&facts.f_type))
+}
+
+/// Header of the request that maps a file (`struct fiemap`, linux/fiemap.h).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FiemapHeader {
+    start: u64,
+    length: u64,
+    flags: u32,
+    mapped: u32,
+    count: u32,
+    reserved: u32,
+}
+
+/// One of its answers (`struct fiemap_extent`).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct FiemapExtent {
+    logical: u64,
+    physical: u64,
+    length: u64,
+    reserved64: [u64; 2],
+    flags: u32,
+    reserved: [u32; 3],
+}
+
+/// Extents asked for at once.
+const FIEMAP_BATCH: usize = 128;
+
+#[repr(C)]
+struct Fiemap {
+    header: FiemapHeader,
+    extents: [FiemapExtent; FIEMAP_BATCH],
+}
+
+const FIEMAP_EXTENT_LAST: u32 = 1;
+const FIEMAP_EXTENT_UNWRITTEN: u32 = 0x800;
+
+/// Appends the ranges within `start..start + len` that hold written bytes, as start and length,
+/// in order and clipped: by `FIEMAP`, which tells them from space that is allocated only, or by
+/// `SEEK_DATA` where the file system has no such space to tell.
+pub(crate) fn written_ranges(
+    file: &File,
+    start: u64,
+    len: u64,
+    out: &mut Vec<(u64, u64)>,
+) -> io::Result<()> {
+    /// `_IOWR('f', 11, struct fiemap)`
+    const FS_IOC_FIEMAP: libc::c_ulong = 0xc020_660b;
+    let end = start.saturating_add(len);
+    let mut at = start;
+    while at < end {
+        let header = FiemapHeader {
+            start: at,
+            length: end - at,
+            count: FIEMAP_BATCH as u32,
+            ..FiemapHeader::default()
+        };
+        let mut map = Fiemap { header, extents: [FiemapExtent::default(); FIEMAP_BATCH] };
+        // SAFETY: the request reads a header and writes at most `count` extents behind it, for
+        // which there is room; both outlive the call.
+        let result = check(unsafe {
+            libc::ioctl(file.as_raw_fd(), FS_IOC_FIEMAP as _, &raw mut map) as isize
+        });
+        match result {
+            Err(error) if crate::file::is_refusal(&error) => {
+                return data_ranges(file, at, end, out);
+            }
+            result => result?,
+        };
+        let mapped = usize::try_from(map.header.mapped).unwrap_or_default();
+        let Some(extents) = map.extents.get(..mapped).filter(|extents| !extents.is_empty()) else {
+            return Ok(());
+        };
+        for extent in extents {
+            let from = extent.logical.max(at);
+            let to = extent.logical.saturating_add(extent.length).min(end);
+            if from < to && extent.flags & FIEMAP_EXTENT_UNWRITTEN == 0 {
+                push_range(out, from, to);
+            }
+            at = at.max(to);
+            if extent.flags & FIEMAP_EXTENT_LAST != 0 {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The same by `SEEK_DATA` and `SEEK_HOLE`. These move the descriptor's position, which nobody
+/// uses: all transfers are positional.
+fn data_ranges(file: &File, start: u64, end: u64, out: &mut Vec<(u64, u64)>) -> io::Result<()> {
+    let seek = |at: u64, whence: c_int| -> io::Result<Option<u64>> {
+        // SAFETY: no memory is passed.
+        match check(unsafe { libc::lseek(file.as_raw_fd(), offset(at)?, whence) } as isize) {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    let mut at = start;
+    while at < end {
+        let Some(data) = seek(at, libc::SEEK_DATA)?.filter(|&data| data < end) else {
+            return Ok(());
+        };
+        let hole = seek(data, libc::SEEK_HOLE)?.unwrap_or(end).clamp(data, end);
+        if hole == data {
+            return Ok(());
+        }
+        push_range(out, data, hole);
+        at = hole;
+    }
+    Ok(())
+}
+
+/// Appends a range, or extends the last one.
+fn push_range(out: &mut Vec<(u64, u64)>, from: u64, to: u64) {
+    match out.last_mut() {
+        Some((start, len)) if *start + *len == from => *len += to - from,
+        _ => out.push((from, to - from)),
+    }
 }
 
 /// A file without a name, in memory.

@@ -279,8 +279,10 @@ impl Drop for Uring {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
+    use std::sync::Arc;
 
     use crate::buffers::Buffers;
+    use crate::image::ImageFile;
     use crate::{Bytes, Disk, DiskOptions, DiskRange, DiskRequest, IoError, Operation};
 
     use super::*;
@@ -306,7 +308,8 @@ mod tests {
         let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
         let path = folder.path().join("disk");
         File::create(&path).unwrap().set_len(1 << 16).unwrap();
-        let file = BackingFile::new(File::open(&path).unwrap(), &path, false, None).unwrap();
+        let image = Arc::new(ImageFile::new(File::open(&path).unwrap(), &path, false));
+        let file = BackingFile::new(&image, false).unwrap();
         let disk = Disk::open(&path, &DiskOptions::default()).unwrap();
         assert_eq!(disk.size(), Bytes::new(1 << 16));
         let engine = Uring::new(&[file], 8).unwrap();

@@ -1,21 +1,50 @@
 //! The raw format: byte *n* of the disk is byte *n* of the file. The map never changes, so there
 //! is nothing to pin, to publish or to flush.
 
+use std::sync::Arc;
+
+use super::{FormatError, LayerFile, NewLayer};
+use crate::format::Format;
+use crate::identity::{Fingerprint, Identity};
+use crate::image::ImageFile;
 use crate::layer::{
-    Erase, Extent, FileId, Layer, LayerError, LayerInfo, Outcome, Source, Ticket, WriteStep,
+    Erase, Extent, FileId, Finding, Layer, LayerError, LayerInfo, Outcome, Source, Ticket,
+    WriteStep,
 };
-use crate::units::{DiskRange, FileOffset};
+use crate::link::ParentLink;
+use crate::units::{DiskRange, FileOffset, SECTOR};
 
 /// A file taken as a disk.
 pub(crate) struct RawLayer {
     info: LayerInfo,
+    image: Arc<ImageFile>,
     file: FileId,
 }
 
+/// Gives an empty file its size.
+pub(super) fn create(image: &ImageFile, new: &NewLayer) -> Result<(), FormatError> {
+    if new.parent.is_some() {
+        let what = "a raw layer with a parent (nothing in the file could record it)";
+        return Err(FormatError::Unsupported { what: what.to_owned() });
+    }
+    image.set_len(new.size).map_err(FormatError::host("set the size of", 0))?;
+    image.sync().map_err(FormatError::host("sync", 0))
+}
+
 impl RawLayer {
-    /// The first `info.size` bytes of `file`.
-    pub(crate) fn new(file: FileId, info: LayerInfo) -> RawLayer {
-        RawLayer { info, file }
+    /// All bytes of the file.
+    pub(super) fn open(file: LayerFile) -> Result<RawLayer, FormatError> {
+        let LayerFile { image, id } = file;
+        let size = image.len().map_err(FormatError::host("find the size of", 0))?;
+        let info = LayerInfo {
+            format: Format::Raw,
+            size,
+            sector: SECTOR as u32,
+            granularity: SECTOR as u32,
+            read_only: !image.is_writable(),
+            parent: None,
+        };
+        Ok(RawLayer { info, image, file: id })
     }
 
     /// Where `range` starts in the file.
@@ -32,6 +61,11 @@ const UNCHANGING: u64 = 0;
 impl Layer for RawLayer {
     fn info(&self) -> &LayerInfo {
         &self.info
+    }
+
+    fn identity(&self) -> Result<Identity, LayerError> {
+        let of = Fingerprint::of(self.image.file());
+        Ok(Identity::File(of.map_err(FormatError::host("examine", 0))?))
     }
 
     fn resolve_read(&self, range: DiskRange, out: &mut Vec<Extent>) -> Result<Ticket, LayerError> {
@@ -71,6 +105,24 @@ impl Layer for RawLayer {
     fn flush_metadata(&self) -> Result<(), LayerError> {
         Ok(())
     }
+
+    /// The file system sees to it: every write changes the file's times.
+    fn announce_change(&self) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    fn set_parent(&self, _link: &ParentLink) -> Result<(), LayerError> {
+        let what = "a parent of a raw layer".to_owned();
+        Err(FormatError::Unsupported { what }.into())
+    }
+
+    fn close(&self) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    fn check(&self, _repair: bool) -> Result<Vec<Finding>, LayerError> {
+        Ok(Vec::new())
+    }
 }
 
 #[cfg(test)]
@@ -78,7 +130,10 @@ mod tests {
     use super::*;
 
     fn layer() -> RawLayer {
-        RawLayer::new(FileId(0), LayerInfo { size: 8192, read_only: false })
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(8192).unwrap();
+        let image = Arc::new(ImageFile::new(file, "disk".as_ref(), true));
+        RawLayer::open(LayerFile { image, id: FileId(0) }).unwrap()
     }
 
     #[test]

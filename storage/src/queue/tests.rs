@@ -6,14 +6,18 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::buffers::{AlignedBuffer, Buffers, Owner};
-use crate::chain::Chain;
+use crate::chain::{Chain, Parents};
 use crate::disk::{Disk, DiskOptions, EngineChoice};
 use crate::engine::fault::{Fault, Faulty, Script};
 use crate::error::IoError;
-use crate::file::BackingFile;
+use crate::format::Format;
+use crate::identity::Identity;
+use crate::image::ImageFile;
 use crate::layer::{
-    Erase, Extent, FileId, Layer, LayerError, LayerInfo, Outcome, Source, Ticket, WriteStep,
+    Erase, Extent, FileId, Finding, Layer, LayerError, LayerInfo, Outcome, Source, Ticket,
+    WriteStep,
 };
+use crate::link::ParentLink;
 use crate::request::{DiskRequest, Operation};
 use crate::transfer::{Action, SpaceChange};
 use crate::units::{Bytes, DiskRange, FileOffset};

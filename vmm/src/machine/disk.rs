@@ -19,6 +19,7 @@ pub(super) fn open(number: usize, spec: &DiskSpec, cpus: u8) -> Result<Block, Ma
             EngineChoice::IoUring => storage::EngineChoice::IoUring,
             EngineChoice::Positional => storage::EngineChoice::Positional,
         },
+        ..DiskOptions::default()
     };
     let disk = match &spec.source {
         DiskSource::Path(path) => Disk::open(path, &options),

@@ -40,7 +40,7 @@ fn disk(engine: EngineChoice, read_only: bool) -> (Disk, File, tempfile::TempDir
     let path: PathBuf = folder.path().join("disk");
     let content: Vec<u8> = (0..DISK_LEN).map(byte_at).collect();
     std::fs::write(&path, content).unwrap();
-    let options = DiskOptions { read_only, direct: false, engine };
+    let options = DiskOptions { read_only, engine, ..DiskOptions::default() };
     let disk = Disk::open(&path, &options).unwrap();
     (disk, File::open(&path).unwrap(), folder)
 }

@@ -85,20 +85,48 @@ impl Layer for Mosaic {
         self.log.lock().unwrap().push((u64::MAX, Outcome::Done));
         Ok(())
     }
+
+    fn identity(&self) -> Result<Identity, LayerError> {
+        Ok(Identity::fresh())
+    }
+
+    fn announce_change(&self) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    fn set_parent(&self, _link: &ParentLink) -> Result<(), LayerError> {
+        unreachable!("it has none")
+    }
+
+    fn close(&self) -> Result<(), LayerError> {
+        Ok(())
+    }
+
+    fn check(&self, _repair: bool) -> Result<Vec<Finding>, LayerError> {
+        Ok(Vec::new())
+    }
 }
 
 /// The disk, what its layer hears, and its two files, which are not in memory.
 fn mosaic(gap: bool, engine: EngineChoice) -> (Disk, Log, [File; 2]) {
     let log = Log::default();
-    let info = LayerInfo { size: SIZE, read_only: false };
+    let info = LayerInfo {
+        format: Format::Raw,
+        size: SIZE,
+        sector: 512,
+        granularity: 512,
+        read_only: false,
+        parent: None,
+    };
     let layer = Mosaic { info, log: Arc::clone(&log), gap };
     let folder = env!("CARGO_MANIFEST_DIR");
     let files = [(), ()].map(|()| tempfile::tempfile_in(folder).unwrap());
-    let backing = files.each_ref().map(|file| {
+    let images = files.each_ref().map(|file| {
         file.set_len(3 * TILE).unwrap();
-        BackingFile::new(file.try_clone().unwrap(), Path::new("tile"), false, None).unwrap()
+        Arc::new(ImageFile::new(file.try_clone().unwrap(), Path::new("tile"), true))
     });
-    let disk = Disk::assemble(Chain::new(Box::new(layer)), backing.into(), engine).unwrap();
+    let chain = Chain::new(Box::new(layer), Parents::none());
+    let disk = Disk::assemble(chain, &images, &options(engine)).unwrap();
     (disk, log, files)
 }
 

@@ -1,0 +1,152 @@
+//! Why layers do not make up a chain.
+
+use std::path::PathBuf;
+
+use crate::identity::Identity;
+use crate::lock::Holder;
+
+/// A chain that does not hang together. [`ChainError::help`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ChainError {
+    /// The parent is not what it was when the child was made.
+    #[error(
+        "the parent of {} has changed: {} had the identity {recorded} when the child was made, and \
+         has {found} now",
+        child.display(), parent.display()
+    )]
+    Mismatch {
+        /// The layer that records a parent.
+        child: PathBuf,
+        /// The parent that was found.
+        parent: PathBuf,
+        /// The identity that the child records.
+        recorded: Box<Identity>,
+        /// The identity that the parent has.
+        found: Box<Identity>,
+    },
+    /// The child does not say what its parent was.
+    #[error(
+        "{} does not record the identity of its parent {}, which has {found} now",
+        child.display(), parent.display()
+    )]
+    Unlinked {
+        /// The layer that records a parent without its identity.
+        child: PathBuf,
+        /// The parent that was found.
+        parent: PathBuf,
+        /// The identity that the parent has.
+        found: Box<Identity>,
+    },
+    /// The parent is not where the child says it is.
+    #[error("the parent of {} is missing: there is no {}", child.display(), list(tried))]
+    ParentMissing {
+        /// The layer that records the parent.
+        child: PathBuf,
+        /// Where it was looked for.
+        tried: Vec<PathBuf>,
+    },
+    /// A layer is its own ancestor.
+    #[error("{} is its own ancestor: {} names it as its parent", path.display(), child.display())]
+    Cycle {
+        /// The layer.
+        path: PathBuf,
+        /// The layer that names it as its parent.
+        child: PathBuf,
+    },
+    /// There are more layers than a chain may have.
+    #[error("the chain of {} has more than {max} layers", path.display())]
+    TooDeep {
+        /// The top layer.
+        path: PathBuf,
+        /// Most layers that a chain may have.
+        max: usize,
+    },
+    /// Someone may be writing to the parent.
+    #[error(
+        "the parent {} of {} is locked by {}: it {conflict}",
+        parent.display(), child.display(),
+        holder.as_ref().map_or_else(|| "another process".to_owned(), Holder::to_string)
+    )]
+    ParentInUse {
+        /// The parent.
+        parent: PathBuf,
+        /// The layer that records it.
+        child: PathBuf,
+        /// What stands in the way.
+        conflict: &'static str,
+        /// Who it is, where the host tells.
+        holder: Option<Holder>,
+    },
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let names: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    if names.is_empty() { "path recorded".to_owned() } else { names.join(", and no ") }
+}
+
+impl ChainError {
+    /// The exit status by which scripts can tell what is wrong.
+    pub fn status(&self) -> u8 {
+        match self {
+            ChainError::Mismatch { .. } => 40,
+            ChainError::Unlinked { .. } => 41,
+            ChainError::ParentMissing { .. } => 42,
+            ChainError::Cycle { .. } => 43,
+            ChainError::TooDeep { .. } => 44,
+            ChainError::ParentInUse { .. } => 45,
+        }
+    }
+
+    /// What to do about it.
+    pub fn help(&self) -> String {
+        match self {
+            ChainError::Mismatch { child, parent, recorded, .. } => {
+                let child = child.display();
+                let digest = match **recorded {
+                    Identity::File(_) => format!(
+                        "if only the file was moved or copied, `cohort disk check --digest {child}` \
+                         can tell; "
+                    ),
+                    Identity::Id(_) => String::new(),
+                };
+                format!(
+                    "{digest}bring back the parent as it was (a backup of {parent}), or, if its \
+                     contents are right for this child, `cohort disk relink {child} --parent \
+                     {parent}`; --allow-mismatch (allow-mismatch in --disk) opens the chain as it \
+                     is, and the guest may see its file systems corrupted",
+                    parent = parent.display()
+                )
+            }
+            ChainError::Unlinked { child, parent, .. } => format!(
+                "if {parent} is the right parent, `cohort disk relink {child} --parent {parent} \
+                 --force` records its identity; --allow-mismatch opens the chain without",
+                child = child.display(),
+                parent = parent.display()
+            ),
+            ChainError::ParentMissing { child, .. } => format!(
+                "bring the parent back, or say where it is now: `cohort disk relink {} --parent \
+                 PATH`",
+                child.display()
+            ),
+            ChainError::Cycle { child, .. } => format!(
+                "name the parent that it had when it was made: `cohort disk relink {} --parent \
+                 PATH --force`",
+                child.display()
+            ),
+            ChainError::TooDeep { .. } => {
+                "merge layers into their parents with `cohort disk commit`".to_owned()
+            }
+            ChainError::ParentInUse { holder, .. } => {
+                let who = holder.as_ref().map_or_else(
+                    || "its user".to_owned(),
+                    |holder| format!("process {}", holder.pid),
+                );
+                format!(
+                    "wait for {who} to end or stop it: whoever writes to a parent damages all of \
+                     its children"
+                )
+            }
+        }
+    }
+}

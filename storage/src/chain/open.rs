@@ -1,0 +1,192 @@
+//! Opening a chain: from the top layer to its base, each on the descriptor that will be used.
+
+use std::fs::{self, File, FileType, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{ChainError, Parents};
+use crate::disk::DiskOptions;
+use crate::error::DiskError;
+use crate::format::Format;
+use crate::formats::{self, LayerFile};
+use crate::image::ImageFile;
+use crate::layer::{FileId, Layer};
+use crate::link::ParentLink;
+use crate::lock::{Holder, ImageLock, LockError, Use};
+
+/// Most layers in a chain.
+const DEPTH_MAX: usize = 256;
+
+/// Layers and their files; [`FileId`] *n* is layer *n*'s.
+pub(crate) struct Opened {
+    pub(crate) top: Box<dyn Layer>,
+    pub(crate) parents: Parents,
+    pub(crate) images: Vec<Arc<ImageFile>>,
+}
+
+/// Opens the layer at `path` and all its ancestors, locks them, and compares what each records of
+/// its parent with what the parent says of itself.
+pub(crate) fn open(path: &Path, options: &DiskOptions) -> Result<Opened, DiskError> {
+    let format = options.format.unwrap_or_else(|| Format::of_name(path));
+    let wanted = if options.read_only { Use::Read } else { Use::Write };
+    let file = open_file(path, wanted)?;
+    let mut seen = vec![number_of(&file, path)?];
+    let image = lock(file, path, wanted)?;
+    let top = open_layer(format, &image, 0)?;
+    let (mut images, mut parents) = (vec![image], Vec::<Box<dyn Layer>>::new());
+    loop {
+        let child: &dyn Layer = parents.last().map_or(&*top, |layer| &**layer);
+        let Some(link) = child.info().parent.clone() else { break };
+        let child_path = images.last().map_or(path, |image| image.path()).to_owned();
+        if images.len() >= DEPTH_MAX {
+            return Err(ChainError::TooDeep { path: path.to_owned(), max: DEPTH_MAX }.into());
+        }
+        let (file, parent_path) = find_parent(&link, &child_path)?;
+        let number = number_of(&file, &parent_path)?;
+        if seen.contains(&number) {
+            return Err(ChainError::Cycle { path: parent_path, child: child_path }.into());
+        }
+        seen.push(number);
+        let image = lock(file, &parent_path, Use::Read).map_err(|error| match error {
+            DiskError::Locked { path, conflict, holder } => ChainError::ParentInUse {
+                parent: path,
+                child: child_path.clone(),
+                conflict,
+                holder,
+            }
+            .into(),
+            error => error,
+        })?;
+        let parent = open_layer(link.format, &image, images.len())?;
+        compare(child, &child_path, &link, &*parent, &parent_path, options.allow_mismatch)?;
+        parents.push(parent);
+        images.push(image);
+    }
+    Ok(Opened { top, parents: Parents::new(parents, options.map_memory()), images })
+}
+
+/// Holds what a child records against what its parent says of itself.
+fn compare(
+    child: &dyn Layer,
+    child_path: &Path,
+    link: &ParentLink,
+    parent: &dyn Layer,
+    parent_path: &Path,
+    allow_mismatch: bool,
+) -> Result<(), DiskError> {
+    let layer_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| DiskError::Layer { path, source }
+    };
+    let found = parent.identity().map_err(layer_error(parent_path))?;
+    if link.identity.as_ref() == Some(&found) {
+        return Ok(());
+    }
+    let (child_name, parent_name) = (child_path.to_owned(), parent_path.to_owned());
+    let error = match link.identity.clone() {
+        Some(recorded) => ChainError::Mismatch {
+            child: child_name,
+            parent: parent_name,
+            recorded: Box::new(recorded),
+            found: Box::new(found.clone()),
+        },
+        None => ChainError::Unlinked {
+            child: child_name,
+            parent: parent_name,
+            found: Box::new(found.clone()),
+        },
+    };
+    if !allow_mismatch {
+        return Err(error.into());
+    }
+    tracing::warn!("opened all the same, as --allow-mismatch says: {error}");
+    // A layer that is opened for reading keeps no record; the log does.
+    if !child.info().read_only && link.overridden.as_ref() != Some(&found) {
+        let link = ParentLink { overridden: Some(found), ..link.clone() };
+        child.set_parent(&link).map_err(layer_error(child_path))?;
+    }
+    Ok(())
+}
+
+/// Opens the first parent that is there.
+fn find_parent(link: &ParentLink, child: &Path) -> Result<(File, PathBuf), DiskError> {
+    let tried = link.candidates(child);
+    for path in &tried {
+        match open_file(path, Use::Read) {
+            Err(DiskError::Missing { .. }) => {}
+            Err(error) => return Err(error),
+            Ok(file) => return Ok((file, path.clone())),
+        }
+    }
+    Err(ChainError::ParentMissing { child: child.to_owned(), tried }.into())
+}
+
+fn open_layer(
+    format: Format,
+    image: &Arc<ImageFile>,
+    place: usize,
+) -> Result<Box<dyn Layer>, DiskError> {
+    let id = FileId(u16::try_from(place).unwrap_or(u16::MAX));
+    formats::open(format, LayerFile { image: Arc::clone(image), id })
+        .map_err(|source| DiskError::Format { path: image.path().to_owned(), source })
+}
+
+/// What tells a file from all others.
+fn number_of(file: &File, path: &Path) -> Result<(u64, u64), DiskError> {
+    let facts = file.metadata().map_err(|error| DiskError::host(path, "examine", error))?;
+    Ok((facts.dev(), facts.ino()))
+}
+
+/// Opens the image file or block device at `path`.
+pub(crate) fn open_file(path: &Path, wanted: Use) -> Result<File, DiskError> {
+    // Looked at before it is opened, because opening a pipe would wait for its other end.
+    let kind = fs::metadata(path).map_err(|error| open_error(path, wanted, error))?;
+    check_kind(path, kind.file_type())?;
+    let mut options = OpenOptions::new();
+    let file = options.read(true).write(wanted == Use::Write).open(path);
+    let file = file.map_err(|error| open_error(path, wanted, error))?;
+    let opened = file.metadata().map_err(|error| DiskError::host(path, "examine", error))?;
+    check_kind(path, opened.file_type())?;
+    Ok(file)
+}
+
+/// Locks an open file for a use.
+pub(crate) fn lock(file: File, path: &Path, wanted: Use) -> Result<Arc<ImageFile>, DiskError> {
+    let lock = ImageLock::take(&file, wanted).map_err(|error| match error {
+        LockError::Conflict(conflict) => {
+            DiskError::Locked { path: path.to_owned(), conflict, holder: Holder::find(path) }
+        }
+        LockError::Host(error) => DiskError::host(path, "lock", error),
+    })?;
+    Ok(Arc::new(ImageFile::new(file, path, wanted == Use::Write).locked(lock)))
+}
+
+fn check_kind(path: &Path, kind: FileType) -> Result<(), DiskError> {
+    let kind = if kind.is_file() || kind.is_block_device() {
+        return Ok(());
+    } else if kind.is_dir() {
+        "directory"
+    } else if kind.is_fifo() {
+        "pipe"
+    } else if kind.is_socket() {
+        "socket"
+    } else {
+        "character device"
+    };
+    Err(DiskError::NotADisk { path: path.to_owned(), kind })
+}
+
+fn open_error(path: &Path, used: Use, source: io::Error) -> DiskError {
+    let path: PathBuf = path.to_owned();
+    match (source.kind(), source.raw_os_error()) {
+        (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, _) => DiskError::Missing { path },
+        (io::ErrorKind::PermissionDenied, _) => {
+            let wanted = if used == Use::Read { "reading" } else { "reading and writing" };
+            DiskError::Permission { path, wanted, source }
+        }
+        (_, Some(libc::EROFS)) => DiskError::ReadOnlyFileSystem { path },
+        _ => DiskError::Host { path, action: "open", source },
+    }
+}

@@ -1,0 +1,154 @@
+//! A layer's file, as its format reads and writes metadata in it: positional, buffered, waiting.
+//!
+//! Payload does not come this way: an engine carries it. Everything that changes a file passes
+//! through here or through an engine, so a test can record both and replay a crash.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+#[cfg(test)]
+use crate::crash::Recorder;
+use crate::engine::sys;
+use crate::file;
+use crate::lock::ImageLock;
+use crate::transfer::SpaceChange;
+
+/// An open file that holds a layer.
+#[derive(Debug)]
+pub(crate) struct ImageFile {
+    file: File,
+    path: PathBuf,
+    writable: bool,
+    /// Given up with the file.
+    lock: Option<ImageLock>,
+    #[cfg(test)]
+    recorder: Option<Recorder>,
+}
+
+impl Drop for ImageFile {
+    /// Gives the lock up now: a ring that is being torn down may keep the file open for a while.
+    fn drop(&mut self) {
+        if let Some(lock) = self.lock.take() {
+            lock.release(&self.file);
+        }
+    }
+}
+
+impl ImageFile {
+    /// Takes a file that was opened without `O_DIRECT`; `path` is what messages call it.
+    pub(crate) fn new(file: File, path: &Path, writable: bool) -> ImageFile {
+        ImageFile {
+            file,
+            path: path.to_owned(),
+            writable,
+            lock: None,
+            #[cfg(test)]
+            recorder: None,
+        }
+    }
+
+    /// Keeps the lock that was taken on the file.
+    pub(crate) fn locked(mut self, lock: Option<ImageLock>) -> ImageFile {
+        self.lock = lock;
+        self
+    }
+
+    /// The file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The name by which messages call it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether it was opened for writing.
+    pub(crate) fn is_writable(&self) -> bool {
+        self.writable
+    }
+
+    /// Bytes in the file.
+    pub(crate) fn len(&self) -> io::Result<u64> {
+        // A block device has its size at its end, not in its metadata.
+        let facts = self.file.metadata()?;
+        if facts.is_file() {
+            Ok(facts.len())
+        } else {
+            io::Seek::seek(&mut &self.file, io::SeekFrom::End(0))
+        }
+    }
+
+    /// Fills `bytes` from the file at `at`; a file that ends before is an error of kind
+    /// [`io::ErrorKind::UnexpectedEof`].
+    pub(crate) fn read_at(&self, bytes: &mut [u8], at: u64) -> io::Result<()> {
+        self.file.read_exact_at(bytes, at)
+    }
+
+    /// Writes all of `bytes` at `at`.
+    pub(crate) fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        #[cfg(test)]
+        self.record(|recorder| recorder.write(&self.path, at, bytes));
+        self.file.write_all_at(bytes, at)
+    }
+
+    /// Changes the file's length.
+    pub(crate) fn set_len(&self, len: u64) -> io::Result<()> {
+        #[cfg(test)]
+        self.record(|recorder| recorder.set_len(&self.path, len));
+        self.file.set_len(len)
+    }
+
+    /// Makes a range of the file read as zeroes, giving its space back where the file system can.
+    pub(crate) fn punch(&self, at: u64, len: u64) -> io::Result<()> {
+        #[cfg(test)]
+        self.record(|recorder| recorder.punch(&self.path, at, len));
+        let mode = SpaceChange::Punch { for_zeroes: true }.mode();
+        match sys::fallocate(&self.file, mode, at, len) {
+            Err(error) if file::is_refusal(&error) => self.write_zeroes(at, len),
+            result => result,
+        }
+    }
+
+    fn write_zeroes(&self, at: u64, len: u64) -> io::Result<()> {
+        const PIECE: u64 = 1 << 20;
+        let zeroes = vec![0; usize::try_from(len.min(PIECE)).unwrap_or_default()];
+        let mut done = 0;
+        while done < len {
+            let count = usize::try_from((len - done).min(PIECE)).unwrap_or(zeroes.len());
+            self.file.write_all_at(&zeroes[..count], at + done)?;
+            done += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Makes all that was written durable (`fdatasync`).
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        #[cfg(test)]
+        self.record(|recorder| recorder.sync(&self.path));
+        self.file.sync_data()
+    }
+
+    /// Appends the parts of `at..at + len` that hold written bytes, in order: neither holes nor
+    /// space that was allocated and never written. What is in the page cache only counts as
+    /// written where the file was synced before, or where the file system has no such space.
+    pub(crate) fn written(&self, at: u64, len: u64, out: &mut Vec<(u64, u64)>) -> io::Result<()> {
+        sys::written_ranges(&self.file, at, len, out)
+    }
+
+    /// Lets a test see every change.
+    #[cfg(test)]
+    pub(crate) fn recorded(mut self, recorder: &Recorder) -> ImageFile {
+        self.recorder = Some(recorder.clone());
+        self
+    }
+
+    #[cfg(test)]
+    fn record(&self, event: impl FnOnce(&Recorder)) {
+        if let Some(recorder) = &self.recorder {
+            event(recorder);
+        }
+    }
+}
