@@ -10,6 +10,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::layer::{Extent, FileId, Layer, LayerError, Outcome, Source};
 use crate::units::{DiskRange, FileOffset};
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes of the disk that are looked up together.
 const WINDOW: u64 = 1 << 20;
 /// Independent parts of the memory, so that threads do not wait for each other.
