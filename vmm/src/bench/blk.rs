@@ -4,7 +4,7 @@
 //! fio says what the host's own kernel gives for the file: as it is, and while one processor is
 //! kept busy, as a guest keeps one that looks for the answers to its requests.
 
-mod results;
+pub(super) mod results;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -82,6 +82,11 @@ pub fn find(programs: &Programs) -> Result<Contenders, BenchError> {
 }
 
 impl Contenders {
+    /// cohort's own program.
+    pub fn program(&self) -> &Path {
+        &self.cohort
+    }
+
     /// QEMU, if it is installed.
     pub fn qemu(&self) -> Option<&Qemu> {
         self.qemu.as_ref()

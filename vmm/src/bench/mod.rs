@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | [`boot`] | starting, sitting idle, booting Linux |
 //! | [`blk`] | 4 KiB random reads and writes |
+//! | [`chain`] | disks that are chains of layers |
 //! | [`child`] | one measured process: wall time, processor time, output |
 //! | [`scratch`] | files without a name, gone with the process |
 //! | [`image`] | kernels of a few instructions, synthesized |
@@ -23,6 +24,7 @@
 
 pub mod blk;
 pub mod boot;
+pub mod chain;
 pub mod child;
 pub mod contender;
 pub mod footprint;

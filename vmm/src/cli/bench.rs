@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use cohort::bench::contender::Programs;
-use cohort::bench::{BenchError, blk, boot};
+use cohort::bench::{BenchError, blk, boot, chain};
 use cohort::machine::layout;
 use cohort::units::{UnitError, parse_disk_size, parse_memory};
 
@@ -22,6 +22,7 @@ pub(super) fn main(args: &Args) -> Done {
     let (report, json) = match &args.bench {
         Bench::Boot(args) => (boot::run(&args.options()), args.common.json),
         Bench::Blk(args) => (blk::run(&args.options()), args.common.json),
+        Bench::Chain(args) => (chain::run(&args.options()), args.common.json),
     };
     let report = report.map_err(|error: BenchError| {
         let help = error.help();
@@ -38,6 +39,8 @@ enum Bench {
     Boot(BootArgs),
     /// 4 KiB random reads and writes by the built-in guest
     Blk(BlkArgs),
+    /// What it costs that a disk is a chain of layers
+    Chain(ChainArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -116,6 +119,21 @@ struct BlkArgs {
     write: bool,
 }
 
+#[derive(Debug, clap::Args)]
+struct ChainArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Size of the disks
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = disk_size)]
+    size: u64,
+    /// Seconds of each measurement
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    secs: u32,
+    /// Open a layer of 1 TiB with this many extents as well, 4 KiB each; 1000000 take 4 GiB
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u64).range(..=1 << 26))]
+    extents: u64,
+}
+
 fn memory(text: &str) -> Result<u64, String> {
     parse_memory(text, layout::MEMORY_MIN).map_err(told)
 }
@@ -166,6 +184,18 @@ impl BlkArgs {
             seconds: self.secs,
             depths: self.qd.clone(),
             write: self.write,
+        }
+    }
+}
+
+impl ChainArgs {
+    fn options(&self) -> chain::Options {
+        chain::Options {
+            rounds: usize::from(self.common.rounds),
+            programs: self.common.programs(),
+            size: self.size,
+            seconds: self.secs,
+            extents: self.extents,
         }
     }
 }

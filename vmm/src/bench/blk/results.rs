@@ -5,7 +5,7 @@ use crate::bench::child::{Finished, tail};
 
 /// The rates that the built-in guest printed, `expected` of them, in operations a second: the
 /// `iops=N` of its lines, in their order.
-pub(super) fn of_guest(done: &Finished, expected: usize) -> Result<Vec<f64>, BenchError> {
+pub(in crate::bench) fn of_guest(done: &Finished, expected: usize) -> Result<Vec<f64>, BenchError> {
     let rates: Vec<f64> = done
         .output
         .split_whitespace()
@@ -15,7 +15,7 @@ pub(super) fn of_guest(done: &Finished, expected: usize) -> Result<Vec<f64>, Ben
 }
 
 /// The rate that fio printed as JSON, in operations a second.
-pub(super) fn of_fio(done: &Finished, write: bool) -> Result<f64, BenchError> {
+pub(in crate::bench) fn of_fio(done: &Finished, write: bool) -> Result<f64, BenchError> {
     let start = done.output.find('{').ok_or_else(|| missing(done))?;
     // Messages may follow the object, so only the first value is read.
     let json = done.output.get(start..).unwrap_or_default();
