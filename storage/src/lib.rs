@@ -4,7 +4,8 @@
 //!  device ──► DiskQueue::submit ──► DiskState::check      in range? aligned? writable?   disk.rs
 //!                 │
 //!                 ├──► Chain::resolve_read / _write / _erase                             chain.rs
-//!                 │        └──► Layer: extents (where bytes are), steps (what to do)     formats/
+//!                 │        ├──► Layer: extents (where bytes are), steps (what to do)     formats/
+//!                 │        └──► Parents: where transparent bytes are, in one map         chain/parents.rs
 //!                 │
 //!                 ├──► BackingFile::read_cached / write_cached                           file.rs
 //!                 │        └──► bytes in the page cache move at once, in this thread
