@@ -26,18 +26,25 @@ pub(crate) struct Chain {
     /// Whether the top layer's identity has been renewed since it was opened.
     announced: AtomicBool,
     announcing: Mutex<()>,
+    /// Whether the top layer was left in order.
+    closed: AtomicBool,
 }
 
 impl Chain {
     /// A chain of `top` and its parents, which nobody changes while the chain lives.
     pub(crate) fn new(top: Box<dyn Layer>, parents: Parents) -> Chain {
         let (announced, announcing) = (AtomicBool::new(false), Mutex::new(()));
-        Chain { top, parents, announced, announcing }
+        Chain { top, parents, announced, announcing, closed: AtomicBool::new(false) }
     }
 
     /// Size and kind of the disk.
     pub(crate) fn info(&self) -> &LayerInfo {
         self.top.info()
+    }
+
+    /// The layer that requests change.
+    pub(crate) fn top(&self) -> &dyn Layer {
+        &*self.top
     }
 
     /// The layers, top first.
@@ -136,9 +143,12 @@ impl Chain {
         self.top.flush_metadata()
     }
 
-    /// Leaves the disk in order. No request may follow.
+    /// Leaves the disk in order. No request may follow. The second time, does nothing.
     pub(crate) fn close(&self) -> Result<(), LayerError> {
-        if self.info().read_only { Ok(()) } else { self.top.close() }
+        if self.info().read_only || self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.top.close()
     }
 
     /// Gives `ticket` on if `parts` make up `range`, redeems it as aborted if not.

@@ -170,6 +170,16 @@ impl Disk {
         Ok(DiskQueue::new(Arc::clone(&self.0), engine, depth))
     }
 
+    /// The path of its top layer, as it was opened.
+    pub fn path(&self) -> &Path {
+        self.0.files.first().map_or(Path::new(""), BackingFile::path)
+    }
+
+    /// What clones and queues share.
+    pub(crate) fn state(&self) -> &DiskState {
+        &self.0
+    }
+
     /// A queue with an engine of the test's own.
     #[cfg(test)]
     pub(crate) fn queue_on(&self, engine: Box<dyn crate::engine::Engine>, depth: u16) -> DiskQueue {

@@ -199,7 +199,7 @@ pub trait Layer: Send + Sync {
 }
 
 /// Something that is not as it should be in a layer's file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Finding {
     /// What, and where in the file.
     pub what: String,

@@ -28,6 +28,7 @@
 //! kernel, and in `buffers.rs`, which holds addresses in guest memory; formats forbid it.
 
 pub mod layer;
+pub mod tools;
 
 mod buffers;
 mod chain;

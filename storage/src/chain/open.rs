@@ -111,7 +111,7 @@ fn compare(
 }
 
 /// Opens the first parent that is there.
-fn find_parent(link: &ParentLink, child: &Path) -> Result<(File, PathBuf), DiskError> {
+pub(crate) fn find_parent(link: &ParentLink, child: &Path) -> Result<(File, PathBuf), DiskError> {
     let tried = link.candidates(child);
     for path in &tried {
         match open_file(path, Use::Read) {
@@ -123,7 +123,7 @@ fn find_parent(link: &ParentLink, child: &Path) -> Result<(File, PathBuf), DiskE
     Err(ChainError::ParentMissing { child: child.to_owned(), tried }.into())
 }
 
-fn open_layer(
+pub(crate) fn open_layer(
     format: Format,
     image: &Arc<ImageFile>,
     place: usize,
@@ -134,7 +134,7 @@ fn open_layer(
 }
 
 /// What tells a file from all others.
-fn number_of(file: &File, path: &Path) -> Result<(u64, u64), DiskError> {
+pub(crate) fn number_of(file: &File, path: &Path) -> Result<(u64, u64), DiskError> {
     let facts = file.metadata().map_err(|error| DiskError::host(path, "examine", error))?;
     Ok((facts.dev(), facts.ino()))
 }

@@ -1,11 +1,13 @@
 //! System calls the standard library does not offer, as safe functions.
 
-use std::ffi::c_int;
+use std::ffi::{CString, c_int};
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 
 use crate::buffers::Buffers;
 
@@ -261,6 +263,35 @@ pub(crate) fn memory_file() -> io::Result<File> {
     let fd = c_int::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     // SAFETY: a descriptor just opened, which nobody else knows.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// Gives the file at `from` the name `to`, which must be free. Where the file system cannot do both
+/// in one step, it looks first.
+pub(crate) fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    let (old, new) = (c_path(from)?, c_path(to)?);
+    // SAFETY: two C strings that outlive the call.
+    let result = check(unsafe {
+        libc::renameat2(
+            libc::AT_FDCWD,
+            old.as_ptr(),
+            libc::AT_FDCWD,
+            new.as_ptr(),
+            libc::RENAME_NOREPLACE,
+        )
+    } as isize);
+    match result {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
+            if to.symlink_metadata().is_ok() {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            std::fs::rename(from, to)
+        }
+        result => result.map(drop),
+    }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
 /// Kinds of a record lock.

@@ -1,0 +1,152 @@
+//! A child's data into its parent.
+//!
+//! The parent gets a new identity before its first change, and the child hears of it when all is
+//! durable. A crash in between leaves a child that says that its parent has changed. It still reads
+//! as before: the parent differs only where the child has data of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::convert::{is_zero, whole};
+use super::create::Parent;
+use super::info::verify;
+use super::io::{DiskIo, PIECE, options};
+use super::new_file::sync_folder;
+use super::one::OneLayer;
+use super::siblings::{children_of, number_of};
+use super::{Progress, ToolError, step};
+use crate::chain::{ChainError, open};
+use crate::disk::Disk;
+use crate::error::DiskError;
+use crate::identity::Identity;
+use crate::layer::{Outcome, Source};
+use crate::link::ParentLink;
+use crate::lock::Use;
+
+/// What is to be merged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// The child.
+    pub child: Parent,
+    /// Do so although other layers rest on the parent: they will not open any more.
+    pub force: bool,
+    /// Remove the child's file afterwards; else it stays, and says the same as its parent.
+    pub delete: bool,
+}
+
+/// What was merged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Committed {
+    /// The child.
+    pub child: PathBuf,
+    /// What has its data now.
+    pub parent: PathBuf,
+    /// Bytes that were written to it, or zeroed.
+    pub written: u64,
+    /// Whether the child's file is gone.
+    pub deleted: bool,
+}
+
+/// Merges a child into its parent.
+pub fn commit(order: &Commit, progress: &dyn Progress) -> Result<Committed, ToolError> {
+    let path = &order.child.path;
+    // All of the chain must fit together before any of it is changed.
+    drop(Disk::open(path, &options(order.child.format, true))?);
+    let layer = OneLayer::open(path, order.child.format, Use::Write)?;
+    let info = layer.layer.info();
+    let link = info.parent.clone().ok_or_else(|| ToolError::NoParent(path.clone()))?;
+    let size = info.size;
+    let (_, parent_path) = open::find_parent(&link, path)?;
+    refuse_other_children(order, &parent_path)?;
+    let mut parent =
+        DiskIo::open(&parent_path, Some(link.format), false).map_err(|error| match error {
+            DiskError::Locked { path: parent, conflict, holder } => {
+                let child = path.clone();
+                ChainError::ParentInUse { parent, child, conflict, holder }.into()
+            }
+            error => error,
+        })?;
+    let found = identity(&parent)?;
+    verify(path, &link, &parent_path, &found).map_err(DiskError::from)?;
+    if size > parent.size() {
+        let (parent, parent_size) = (parent_path, parent.size());
+        return Err(ToolError::LargerThanParent { child: path.clone(), size, parent, parent_size });
+    }
+    let mut child = DiskIo::new(path, layer.into_disk(false)?)?;
+    let copied = copy(&mut child, &mut parent, progress);
+    // Also after an error: what was copied so far, the child covers.
+    parent.settle()?;
+    let found = identity(&parent)?;
+    let link = ParentLink { identity: Some(found), digest: None, overridden: None, ..link };
+    let relinked = child.disk.state().chain.top().set_parent(&link);
+    relinked.map_err(|source| DiskError::Layer { path: path.clone(), source })?;
+    child.settle()?;
+    let written = copied?;
+    drop((child, parent));
+    if order.delete {
+        fs::remove_file(path).map_err(ToolError::host(path, "remove"))?;
+        sync_folder(path)?;
+    }
+    Ok(Committed { child: path.clone(), parent: parent_path, written, deleted: order.delete })
+}
+
+/// Refuses to change what other layers rest on, and to delete what has children.
+fn refuse_other_children(order: &Commit, parent: &Path) -> Result<(), ToolError> {
+    if order.force {
+        return Ok(());
+    }
+    let child = &order.child.path;
+    let own = number_of(child);
+    let mut children = children_of(parent, std::slice::from_ref(child));
+    children.retain(|other| number_of(other) != own);
+    let mut refused = parent;
+    if children.is_empty() && order.delete {
+        children = children_of(child, &[]);
+        refused = child;
+    }
+    if children.is_empty() {
+        return Ok(());
+    }
+    Err(ToolError::Children { parent: refused.to_owned(), children })
+}
+
+fn identity(io: &DiskIo) -> Result<Identity, DiskError> {
+    let identity = io.disk.state().chain.top().identity();
+    identity.map_err(|source| DiskError::Layer { path: io.path.clone(), source })
+}
+
+/// Copies what the child has of its own; says how many bytes.
+fn copy(
+    child: &mut DiskIo,
+    parent: &mut DiskIo,
+    progress: &dyn Progress,
+) -> Result<u64, ToolError> {
+    let (size, disk) = (child.size(), child.disk.clone());
+    let top = disk.state().chain.top();
+    let (mut extents, mut written) = (Vec::new(), 0);
+    for part in whole(size, PIECE) {
+        step(progress, part.start(), size)?;
+        extents.clear();
+        let ticket = top.resolve_read(part, &mut extents).map_err(|e| child.failed(e))?;
+        top.finish(ticket, Outcome::Done).map_err(|e| child.failed(e))?;
+        for extent in &extents {
+            match extent.source {
+                Source::Transparent => continue,
+                Source::Zero => parent.zero(extent.range)?,
+                Source::Data { .. } | Source::Encoded { .. } => {
+                    let bytes = child.read(extent.range)?;
+                    match is_zero(bytes) {
+                        true => parent.zero(extent.range)?,
+                        false => parent.write(extent.range, bytes)?,
+                    }
+                }
+            }
+            written += extent.range.len();
+        }
+    }
+    step(progress, size, size)?;
+    Ok(written)
+}

@@ -1,0 +1,193 @@
+//! New disks.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use serde::Serialize;
+
+use super::digest::digest;
+use super::io::options;
+use super::new_file::{NewFile, folder};
+use super::{Progress, ToolError, step};
+use crate::disk::Disk;
+use crate::error::DiskError;
+use crate::format::Format;
+use crate::formats::NewLayer;
+use crate::link::ParentLink;
+
+/// Bytes of a logical block where no parent tells.
+const SECTOR_DEFAULT: u32 = 512;
+
+/// A parent by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Parent {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its format; without one, the name tells.
+    pub format: Option<Format>,
+}
+
+impl Parent {
+    fn format(&self) -> Format {
+        self.format.unwrap_or_else(|| Format::of_name(&self.path))
+    }
+}
+
+/// What is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Create {
+    /// Its name, which must be free.
+    pub path: PathBuf,
+    /// Its format; without one, the name tells.
+    pub format: Option<Format>,
+    /// Bytes; without it, as many as the parent has.
+    pub size: Option<u64>,
+    /// What it reads as at first; without one, zeroes.
+    pub parent: Option<Parent>,
+    /// Take all of the space at once, where the format knows such images.
+    pub fixed: bool,
+    /// Take the parent's write permissions away.
+    pub protect: bool,
+    /// Record a digest of all that the parent reads as.
+    pub digest: bool,
+}
+
+/// What was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Created {
+    /// Its name.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+    /// Bytes.
+    pub size: u64,
+    /// What it records of its parent.
+    pub parent: Option<ParentLink>,
+    /// Other programs that know its format would not follow it to its parent.
+    pub only_cohort_follows: bool,
+}
+
+/// Makes a disk.
+pub fn create(order: &Create, progress: &dyn Progress) -> Result<Created, ToolError> {
+    NewFile::check(&order.path)?;
+    let format = order.format.unwrap_or_else(|| Format::of_name(&order.path));
+    let base = order.parent.as_ref().map(open_parent).transpose()?;
+    let new = describe(&order.path, base.as_ref(), order.size, None, order.fixed)?;
+    let Some((parent, disk)) = base else {
+        NewFile::create(&order.path, format, &new)?.publish()?;
+        return Ok(created(order, format, &new));
+    };
+    // Whatever the format refuses is refused before the parent is touched.
+    let link = link(&order.path, &parent, &disk)?;
+    let trial = NewLayer { parent: Some(link), ..new.clone() };
+    drop(NewFile::create(&order.path, format, &trial)?);
+    let digest = if order.digest { Some(digest(&disk, progress)?) } else { None };
+    if order.protect {
+        protect(&parent.path)?;
+    }
+    // Taken last, since a change of permissions is one of the parent's inode.
+    let link = ParentLink { digest, ..self::link(&order.path, &parent, &disk)? };
+    let new = NewLayer { parent: Some(link), ..new };
+    let file = NewFile::create(&order.path, format, &new)?;
+    step(progress, new.size, new.size)?;
+    file.publish()?;
+    Ok(created(order, format, &new))
+}
+
+fn created(order: &Create, format: Format, new: &NewLayer) -> Created {
+    let parent = new.parent.clone();
+    let only_cohort_follows = parent.as_ref().is_some_and(|link| only_cohort(format, link.format));
+    Created { path: order.path.clone(), format, size: new.size, parent, only_cohort_follows }
+}
+
+/// Opens a parent with its chain, for reading.
+pub(super) fn open_parent(parent: &Parent) -> Result<(Parent, Disk), DiskError> {
+    let disk = Disk::open(&parent.path, &options(parent.format, true))?;
+    Ok((parent.clone(), disk))
+}
+
+/// What a new layer at `path` is to be, all but its link.
+pub(super) fn describe(
+    path: &Path,
+    parent: Option<&(Parent, Disk)>,
+    size: Option<u64>,
+    sector: Option<u32>,
+    fixed: bool,
+) -> Result<NewLayer, ToolError> {
+    let info = parent.map(|(parent, disk)| (parent, disk.state().chain.info()));
+    let size = match (size, info) {
+        (Some(size), Some((parent, info))) if size < info.size => {
+            let (parent, parent_size) = (parent.path.clone(), info.size);
+            return Err(ToolError::SmallerThanParent { size, parent, parent_size });
+        }
+        (Some(size), _) => size,
+        (None, Some((_, info))) => info.size,
+        (None, None) => return Err(ToolError::NoSize(path.to_owned())),
+    };
+    let sector = info.map(|(_, info)| info.sector).or(sector).unwrap_or(SECTOR_DEFAULT);
+    if size == 0 || !size.is_multiple_of(u64::from(sector)) || i64::try_from(size).is_err() {
+        return Err(ToolError::Size { size, unit: sector });
+    }
+    Ok(NewLayer { size, sector, parent: None, fixed })
+}
+
+/// What a child at `child` records of a parent that is open.
+pub(super) fn link(child: &Path, parent: &Parent, disk: &Disk) -> Result<ParentLink, ToolError> {
+    let layer_error = |source| DiskError::Layer { path: parent.path.clone(), source };
+    let identity = disk.state().chain.top().identity().map_err(layer_error)?;
+    let absolute = fs::canonicalize(&parent.path);
+    let absolute = absolute.map_err(ToolError::host(&parent.path, "find the place of"))?;
+    let from = fs::canonicalize(folder(child));
+    let from = from.map_err(ToolError::host(folder(child), "find the place of"))?;
+    Ok(ParentLink {
+        relative: Some(relative(&from, &absolute)),
+        absolute: Some(absolute),
+        format: parent.format(),
+        identity: Some(identity),
+        digest: None,
+        overridden: None,
+    })
+}
+
+/// The way from a folder to a file, both from the root and without links.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let common = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
+    let up = from.components().skip(common).map(|_| Component::ParentDir);
+    up.chain(to.components().skip(common)).collect()
+}
+
+/// Takes the write permissions of a file away.
+fn protect(path: &Path) -> Result<(), ToolError> {
+    let action = "take the write permission of";
+    let facts = fs::metadata(path).map_err(ToolError::host(path, action))?;
+    let mode = facts.permissions().mode();
+    if mode & 0o222 == 0 {
+        return Ok(());
+    }
+    let permissions = fs::Permissions::from_mode(mode & !0o222);
+    fs::set_permissions(path, permissions).map_err(ToolError::host(path, action))
+}
+
+/// Whether other programs that know the child's format would not follow it to such a parent.
+pub(super) fn only_cohort(child: Format, parent: Format) -> bool {
+    match child {
+        Format::Raw | Format::Layer => false,
+        Format::Qcow2 => parent == Format::Layer,
+        Format::Vhdx => parent != Format::Vhdx,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_from_a_folder_to_a_file() {
+        let way = |from: &str, to: &str| relative(from.as_ref(), to.as_ref());
+        assert_eq!(way("/a", "/a/base"), Path::new("base"));
+        assert_eq!(way("/a/b/c", "/a/d/base"), Path::new("../../d/base"));
+        assert_eq!(way("/", "/base"), Path::new("base"));
+    }
+}

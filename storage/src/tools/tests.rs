@@ -1,0 +1,186 @@
+//! The tools on files, and what they leave behind.
+
+use std::cell::Cell;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::chain::ChainError;
+use crate::disk::{Disk, DiskOptions};
+use crate::error::DiskError;
+use crate::format::Format;
+
+const MIB: u64 = 1 << 20;
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
+
+/// A raw image with bytes at some places.
+fn raw(folder: &Path, name: &str, size: u64, content: &[(u64, &[u8])]) -> PathBuf {
+    let path = folder.join(name);
+    let file = File::create(&path).unwrap();
+    file.set_len(size).unwrap();
+    for (at, bytes) in content {
+        file.write_all_at(bytes, *at).unwrap();
+    }
+    path
+}
+
+fn named(path: &Path) -> Parent {
+    Parent { path: path.to_owned(), format: None }
+}
+
+fn new(path: &Path) -> Create {
+    Create {
+        path: path.to_owned(),
+        format: None,
+        size: None,
+        parent: None,
+        fixed: false,
+        protect: false,
+        digest: false,
+    }
+}
+
+fn copy(source: &Path, target: &Path) -> Convert {
+    let (source, target) = (named(source), target.to_owned());
+    Convert { source, target, format: None, parent: None, fixed: false }
+}
+
+/// The names in a folder.
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn differs(a: &Path, b: &Path) -> Option<u64> {
+    compare(&named(a), &named(b), &Unwatched).unwrap().difference
+}
+
+#[test]
+fn a_new_disk_has_its_size_and_takes_no_name_that_is_taken() {
+    let folder = folder();
+    let path = folder.path().join("a.raw");
+    let error = create(&new(&path), &Unwatched).unwrap_err();
+    assert!(matches!(error, ToolError::NoSize(_)), "{error:?}");
+    let error = create(&Create { size: Some(1000), ..new(&path) }, &Unwatched).unwrap_err();
+    assert!(matches!(error, ToolError::Size { size: 1000, unit: 512 }), "{error:?}");
+    assert!(names(folder.path()).is_empty());
+    let order = Create { size: Some(MIB), ..new(&path) };
+    let made = create(&order, &Unwatched).unwrap();
+    assert_eq!((made.format, made.size, made.parent), (Format::Raw, MIB, None));
+    assert_eq!(fs::metadata(&path).unwrap().len(), MIB);
+    let error = create(&order, &Unwatched).unwrap_err();
+    assert!(matches!(error, ToolError::Exists(_)), "{error:?}");
+    let gone = folder.path().join("none/a.raw");
+    let error = create(&Create { size: Some(MIB), ..new(&gone) }, &Unwatched).unwrap_err();
+    assert!(matches!(error, ToolError::Host { .. }), "{error:?}");
+    assert_eq!(names(folder.path()), ["a.raw"]);
+}
+
+#[test]
+fn a_raw_disk_has_no_parent_and_the_parent_is_left_alone() {
+    let folder = folder();
+    let base = raw(folder.path(), "base.raw", MIB, &[]);
+    let mode = fs::metadata(&base).unwrap().mode();
+    let path = folder.path().join("child.raw");
+    let order = Create { parent: Some(named(&base)), protect: true, ..new(&path) };
+    let error = create(&order, &Unwatched).unwrap_err();
+    assert!(matches!(error, ToolError::Create { .. }) && error.is_usage(), "{error:?}");
+    assert_eq!(fs::metadata(&base).unwrap().mode(), mode);
+    assert_eq!(names(folder.path()), ["base.raw"]);
+}
+
+#[test]
+fn holes_are_neither_copied_nor_read() {
+    let folder = folder();
+    let content: [(u64, &[u8]); 3] = [(0, b"start"), (5 * MIB + 7, b"middle"), (9 * MIB, &[0; 99])];
+    let source = raw(folder.path(), "a.raw", 16 * MIB, &content);
+    let target = folder.path().join("b.raw");
+    let copied = convert(&copy(&source, &target), &Unwatched).unwrap();
+    assert!(copied.written <= 128 << 10, "{copied:?}");
+    assert_eq!(fs::read(&source).unwrap(), fs::read(&target).unwrap());
+    assert_eq!(differs(&source, &target), None);
+    File::options().write(true).open(&target).unwrap().write_all_at(b"!", 12 * MIB + 3).unwrap();
+    assert_eq!(differs(&source, &target), Some(12 * MIB + 3));
+    assert_eq!(names(folder.path()), ["a.raw", "b.raw"]);
+}
+
+#[test]
+fn what_only_one_disk_has_must_be_zero() {
+    let folder = folder();
+    let short = raw(folder.path(), "short", MIB, &[(7, b"x")]);
+    let long = raw(folder.path(), "long", 3 * MIB, &[(7, b"x")]);
+    assert_eq!(differs(&short, &long), None);
+    File::options().write(true).open(&long).unwrap().write_all_at(b"!", 2 * MIB).unwrap();
+    assert_eq!((differs(&short, &long), differs(&long, &short)), (Some(2 * MIB), Some(2 * MIB)));
+}
+
+/// Stops what it watches after so many reports.
+struct Impatient(Cell<u32>);
+
+impl Progress for Impatient {
+    fn advance(&self, _done: u64, _total: u64) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+
+    fn cancelled(&self) -> bool {
+        self.0.get() == 0
+    }
+}
+
+#[test]
+fn who_is_stopped_leaves_nothing() {
+    let folder = folder();
+    let source = raw(folder.path(), "a.raw", 8 * MIB, &[(0, &[7; 4 << 20])]);
+    for after in 1..4 {
+        let order = copy(&source, &folder.path().join("b.raw"));
+        let error = convert(&order, &Impatient(Cell::new(after))).unwrap_err();
+        assert!(matches!(error, ToolError::Interrupted), "{error:?}");
+        assert_eq!(names(folder.path()), ["a.raw"]);
+    }
+}
+
+#[test]
+fn a_map_makes_up_the_disk_and_a_digest_is_of_all_it_reads_as() {
+    let folder = folder();
+    let path = raw(folder.path(), "a.raw", 130 * MIB, &[(MIB, &[7; 8192]), (129 * MIB, b"end")]);
+    let disk = Disk::open(&path, &DiskOptions { read_only: true, ..Default::default() }).unwrap();
+    let entries = map(&disk, &Unwatched).unwrap();
+    let mut at = 0;
+    for entry in &entries {
+        assert_eq!(entry.start, at);
+        assert!(entry.state != MapState::Data || entry.offset == Some(entry.start));
+        at += entry.length;
+    }
+    assert_eq!(at, 130 * MIB);
+    assert!(entries.iter().any(|entry| entry.state == MapState::Zero), "{entries:?}");
+    let wanted = blake3::hash(&fs::read(&path).unwrap());
+    assert_eq!(digest(&disk, &Unwatched).unwrap().0, *wanted.as_bytes());
+}
+
+#[test]
+fn a_base_has_nothing_to_relink_or_commit() {
+    let folder = folder();
+    let base = raw(folder.path(), "a.raw", MIB, &[]);
+    let other = raw(folder.path(), "b.raw", MIB, &[]);
+    let order = Relink { child: base.clone(), format: None, parent: named(&other), force: true };
+    let error = relink(&order, &Unwatched).unwrap_err();
+    assert!(matches!(error, ToolError::NoParent(_)), "{error:?}");
+    let order = Relink { parent: named(&base), ..order };
+    let error = relink(&order, &Unwatched).unwrap_err();
+    let ToolError::Disk(DiskError::Chain(ChainError::Cycle { .. })) = error else {
+        panic!("{error:?}")
+    };
+    let order = Commit { child: named(&base), force: false, delete: true };
+    let error = commit(&order, &Unwatched).unwrap_err();
+    assert!(matches!(error, ToolError::NoParent(_)), "{error:?}");
+    let checked = check(&base, None, true, true, &Unwatched).unwrap();
+    assert_eq!((checked.status(), checked.layers.len()), (0, 1));
+    assert!(matches!(info(&base, None).unwrap().layers[0].linkage, Linkage::Base));
+}
