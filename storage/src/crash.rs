@@ -1,7 +1,14 @@
 //! What tests record of a disk's files, to replay every crash that could have happened.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+
+mod file;
+mod history;
+mod replay;
+mod session;
+mod tests;
 
 /// A change of a file, or the point until which changes to it are durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,6 +17,8 @@ pub(crate) enum Change {
     Write { at: u64, bytes: Vec<u8> },
     /// A range became a hole.
     Punch { at: u64, len: u64 },
+    /// A range became zero and kept or got its space.
+    ZeroRange { at: u64, len: u64 },
     /// The file's length was set.
     SetLen(u64),
     /// Everything before is durable.
@@ -20,7 +29,32 @@ pub(crate) enum Change {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Recorder(Arc<Mutex<Vec<(PathBuf, Change)>>>);
 
+thread_local! {
+    static INSTALLED: RefCell<Option<Recorder>> = const { RefCell::new(None) };
+}
+
+/// While it lives, every image that this thread opens is recorded.
+#[derive(Debug)]
+pub(crate) struct Installed(());
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        INSTALLED.with_borrow_mut(|installed| *installed = None);
+    }
+}
+
 impl Recorder {
+    /// Records the images that this thread opens from now on.
+    pub(crate) fn install(&self) -> Installed {
+        INSTALLED.with_borrow_mut(|installed| *installed = Some(self.clone()));
+        Installed(())
+    }
+
+    /// The recorder of images that this thread opens.
+    pub(crate) fn installed() -> Option<Recorder> {
+        INSTALLED.with_borrow(Clone::clone)
+    }
+
     /// Takes note of a write.
     pub(crate) fn write(&self, path: &Path, at: u64, bytes: &[u8]) {
         self.push(path, Change::Write { at, bytes: bytes.to_vec() });
@@ -29,6 +63,11 @@ impl Recorder {
     /// Takes note of a range that became a hole.
     pub(crate) fn punch(&self, path: &Path, at: u64, len: u64) {
         self.push(path, Change::Punch { at, len });
+    }
+
+    /// Takes note of a range that became zero without becoming a hole.
+    pub(crate) fn zero_range(&self, path: &Path, at: u64, len: u64) {
+        self.push(path, Change::ZeroRange { at, len });
     }
 
     /// Takes note of a change of length.
@@ -46,7 +85,42 @@ impl Recorder {
         self.0.lock().unwrap().clone()
     }
 
+    /// How many changes there were so far.
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
     fn push(&self, path: &Path, change: Change) {
         self.0.lock().unwrap().push((path.to_owned(), change));
+    }
+}
+
+/// Numbers that look random and are the same for the same seed (SplitMix64).
+#[derive(Clone, Debug)]
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    /// Dice that always fall the same way for this seed.
+    pub(crate) fn new(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
+    /// Any number.
+    pub(crate) fn roll(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `count`, which is not 0.
+    pub(crate) fn below(&mut self, count: usize) -> usize {
+        usize::try_from(self.roll() % count as u64).unwrap()
+    }
+
+    /// True in `parts` of a hundred cases.
+    pub(crate) fn chance(&mut self, parts: usize) -> bool {
+        self.below(100) < parts
     }
 }

@@ -81,8 +81,12 @@ impl BackingFile {
             // The page cache takes everything; guests count in sectors.
             Alignment { address: 1, length: 512 }
         };
+        let in_memory = sys::is_in_memory(&file)?;
+        // A recorded file is taken for one that a loss of power can harm.
+        #[cfg(test)]
+        let in_memory = in_memory && crate::crash::Recorder::installed().is_none();
         Ok(BackingFile {
-            in_memory: sys::is_in_memory(&file)?,
+            in_memory,
             file,
             image: Arc::clone(image),
             direct,

@@ -45,7 +45,7 @@ impl ImageFile {
             writable,
             lock: None,
             #[cfg(test)]
-            recorder: None,
+            recorder: Recorder::installed(),
         }
     }
 
@@ -136,13 +136,6 @@ impl ImageFile {
     /// written where the file was synced before, or where the file system has no such space.
     pub(crate) fn written(&self, at: u64, len: u64, out: &mut Vec<(u64, u64)>) -> io::Result<()> {
         sys::written_ranges(&self.file, at, len, out)
-    }
-
-    /// Lets a test see every change.
-    #[cfg(test)]
-    pub(crate) fn recorded(mut self, recorder: &Recorder) -> ImageFile {
-        self.recorder = Some(recorder.clone());
-        self
     }
 
     #[cfg(test)]

@@ -33,6 +33,8 @@ pub mod tools;
 mod buffers;
 mod chain;
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod crash;
 mod disk;
 mod engine;
@@ -47,6 +49,8 @@ mod link;
 mod lock;
 mod queue;
 mod request;
+#[cfg(test)]
+mod testkit;
 mod transfer;
 mod units;
 

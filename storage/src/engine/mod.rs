@@ -18,6 +18,8 @@ use crate::transfer::Transfer;
 #[cfg(test)]
 pub(crate) mod fault;
 mod positional;
+#[cfg(test)]
+pub(crate) mod record;
 pub(crate) mod sys;
 mod uring;
 

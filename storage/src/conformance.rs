@@ -1,0 +1,118 @@
+//! What every format must do, checked through whole disks: one suite for all of them, as the base
+//! of a chain and as the child of every other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::chain::ChainError;
+use crate::disk::{Disk, DiskOptions};
+use crate::error::DiskError;
+use crate::format::Format;
+use crate::testkit::{self, READ_ONLY, WRITABLE};
+
+mod contents;
+mod links;
+mod names;
+
+/// Bytes of most disks here.
+const SIZE: u64 = 6 << 20;
+
+/// Folders on the file system of the sources and in memory: some formats rely on what the first
+/// one knows of a file and the second may not.
+fn folders() -> Vec<tempfile::TempDir> {
+    [Path::new(env!("CARGO_MANIFEST_DIR")), Path::new("/dev/shm")]
+        .into_iter()
+        .filter_map(|place| tempfile::tempdir_in(place).ok())
+        .collect()
+}
+
+/// The formats that can be children.
+fn child_formats() -> Vec<Format> {
+    Format::ALL.into_iter().filter(|&format| testkit::is_there(format, true)).collect()
+}
+
+/// The formats that can be bases.
+fn base_formats() -> Vec<Format> {
+    Format::ALL.into_iter().filter(|&format| testkit::is_there(format, false)).collect()
+}
+
+/// A disk to be tested.
+struct Subject {
+    _folder: tempfile::TempDir,
+    /// Its top layer.
+    path: PathBuf,
+    /// The layer below it.
+    parent: Option<PathBuf>,
+}
+
+impl Subject {
+    fn name(&self) -> String {
+        let parent = self.parent.as_ref().map(|path| format!(" on {}", path.display()));
+        format!("{}{}", self.path.display(), parent.unwrap_or_default())
+    }
+
+    fn open(&self, options: &DiskOptions) -> Disk {
+        Disk::open(&self.path, options).unwrap_or_else(|error| panic!("{}: {error:?}", self.name()))
+    }
+
+    fn queue(&self, options: &DiskOptions) -> crate::DiskQueue {
+        self.open(options).queue(4).unwrap()
+    }
+}
+
+/// Every format as a base, everywhere.
+fn bases() -> Vec<Subject> {
+    let mut subjects = Vec::new();
+    for format in base_formats() {
+        for folder in folders() {
+            let path = testkit::file_in(folder.path(), "base", format);
+            testkit::create(&path, SIZE, None).unwrap();
+            subjects.push(Subject { _folder: folder, path, parent: None });
+        }
+    }
+    subjects
+}
+
+/// Every format on every other, everywhere; the parent is `parent_size` bytes of [`pattern`].
+fn children(parent_size: u64) -> Vec<Subject> {
+    let mut subjects = Vec::new();
+    for format in child_formats() {
+        for below in base_formats() {
+            for folder in folders() {
+                let parent = testkit::file_in(folder.path(), "parent", below);
+                testkit::create(&parent, parent_size, None).unwrap();
+                let mut queue = Disk::open(&parent, &WRITABLE).unwrap().queue(1).unwrap();
+                let bytes = pattern(7, usize::try_from(parent_size).unwrap());
+                testkit::write(&mut queue, 0, &bytes).unwrap();
+                testkit::flush(&mut queue).unwrap();
+                drop(queue);
+                let path = testkit::file_in(folder.path(), "child", format);
+                testkit::create(&path, SIZE, Some(&parent)).unwrap();
+                subjects.push(Subject { _folder: folder, path, parent: Some(parent) });
+            }
+        }
+    }
+    subjects
+}
+
+/// Bytes that differ from sector to sector, none of them zero.
+fn pattern(seed: usize, len: usize) -> Vec<u8> {
+    let byte = |at: usize| u8::try_from(1 + (seed * 31 + at / 512 * 7 + at % 512 % 5) % 251);
+    (0..len).map(|at| byte(at).unwrap()).collect()
+}
+
+/// The error of opening a chain that does not hang together.
+fn broken(path: &Path, options: &DiskOptions) -> ChainError {
+    match Disk::open(path, options) {
+        Err(DiskError::Chain(error)) => {
+            assert!(!error.help().is_empty());
+            error
+        }
+        other => panic!("{}: {other:?}", path.display()),
+    }
+}
+
+/// All bytes of a file.
+fn image(path: &Path) -> Vec<u8> {
+    fs::read(path).unwrap()
+}
