@@ -12,6 +12,7 @@ use crate::testkit::{self, READ_ONLY, WRITABLE};
 
 mod contents;
 mod links;
+mod model;
 mod names;
 
 /// Bytes of most disks here.

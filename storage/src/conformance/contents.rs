@@ -29,7 +29,8 @@ fn whole(subject: &Subject) -> Vec<u8> {
 /// Compares without printing megabytes.
 fn same(found: &[u8], expected: &[u8], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
-    if let Some(at) = found.iter().zip(expected).position(|(one, other)| one != other) {
+    if found != expected {
+        let at = found.iter().zip(expected).position(|(one, other)| one != other).unwrap();
         panic!("{what}: byte {at:#x} is {:#x} instead of {:#x}", found[at], expected[at]);
     }
 }
@@ -146,7 +147,7 @@ fn what_is_discarded_is_zero_or_the_layers_own() {
                 let at = sector * 512;
                 let own = own.get(at..at + 512);
                 let fine = if discarded(at) {
-                    bytes.iter().all(|&byte| byte == 0) || own == Some(bytes)
+                    *bytes == [0; 512] || own == Some(bytes)
                 } else {
                     own.unwrap_or(&parents[at..at + 512]) == bytes
                 };
