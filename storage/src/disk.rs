@@ -175,6 +175,11 @@ impl Disk {
         self.0.files.first().map_or(Path::new(""), BackingFile::path)
     }
 
+    /// The paths of its layers, top first.
+    pub fn layer_paths(&self) -> Vec<&Path> {
+        self.0.files.iter().map(BackingFile::path).collect()
+    }
+
     /// What clones and queues share.
     pub(crate) fn state(&self) -> &DiskState {
         &self.0

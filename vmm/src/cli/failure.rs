@@ -29,6 +29,12 @@ impl Failure {
         self
     }
 
+    /// The same with another exit status.
+    pub(super) fn with_status(mut self, status: u8) -> Failure {
+        self.status = status;
+        self
+    }
+
     pub(super) fn status(&self) -> u8 {
         self.status
     }

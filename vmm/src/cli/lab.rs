@@ -16,7 +16,7 @@ use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use serde_json::json;
 
 use super::failure::{Failure, error_text, print_error};
-use super::{Done, STATUSES, print, tell};
+use super::{Done, STATUSES, print, print_json, tell};
 
 /// Runs the guests of a lab file together, or checks the file
 #[derive(Debug, clap::Args)]
@@ -213,9 +213,4 @@ fn complaint(guest: &GuestReport) -> String {
 
 fn show(path: &Path) -> String {
     path.display().to_string()
-}
-
-fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value).map_err(Failure::host)?;
-    print(&format!("{text}\n"))
 }

@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand.
 
 mod bench;
+mod disk;
 mod doctor;
 mod failure;
 mod lab;
@@ -25,6 +26,12 @@ Exit statuses:
   32   the guest asked for a reset
   33   the guest crashed (triple fault, internal error)
   34   the guest's kernel panicked
+  40   a disk's parent has changed since its child was made
+  41   a disk does not record its parent's identity
+  42   a disk's parent is missing
+  43   a disk is its own ancestor
+  44   a disk's chain has too many layers
+  45   a disk's parent is in use
   124  the guest ran longer than its timeout
   125  cohort or the host failed
   128+N  cohort was stopped by signal N
@@ -44,6 +51,7 @@ struct Cli {
 enum Command {
     Run(Box<run::Args>),
     Lab(lab::Args),
+    Disk(disk::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
@@ -57,6 +65,7 @@ pub(crate) fn main() -> ExitCode {
     let done = match cli.command {
         Command::Run(args) => run::main(*args),
         Command::Lab(args) => lab::main(args),
+        Command::Disk(args) => disk::main(args),
         Command::Bench(args) => bench::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Vm(args) => vm::main(&args),
@@ -79,6 +88,12 @@ fn print(text: &str) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Writes JSON to stdout.
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(Failure::host)?;
+    print(&format!("{text}\n"))
 }
 
 /// Writes a message to stderr. Where that takes none (a full device, a reader that has gone),

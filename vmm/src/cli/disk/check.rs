@@ -1,0 +1,75 @@
+//! `cohort disk check`.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use storage::Format;
+use storage::tools::{self, Checked, Linkage};
+
+use super::{Done, FORMATS, Watch, failed_with, format, print, print_json};
+
+/// Looks for damage in every layer of a disk, and whether the layers fit together
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The disk
+    path: PathBuf,
+    /// Its format [default: what the name's extension tells]
+    #[arg(long, value_name = FORMATS, value_parser = format)]
+    format: Option<Format>,
+    /// Mend what can be mended without loss, in this layer alone
+    #[arg(long)]
+    repair: bool,
+    /// Where a parent has another identity than its child records: if the child records a digest,
+    /// and the parent still reads as that says, record the new identity
+    #[arg(long)]
+    digest: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The status for a disk that cannot be checked.
+const UNCHECKED: u8 = 1;
+
+pub(super) fn main(args: &Args) -> Done {
+    let watch = Watch::start("digest")?;
+    let checked = tools::check(&args.path, args.format, args.repair, args.digest, &watch);
+    let checked = checked.map_err(|error| failed_with(error, Some(&watch), UNCHECKED))?;
+    drop(watch);
+    if args.json {
+        print_json(&checked)?
+    } else {
+        print(&show(&checked))?
+    }
+    Ok(checked.status())
+}
+
+fn show(checked: &Checked) -> String {
+    let mut text = String::new();
+    for layer in &checked.layers {
+        let path = layer.path.display();
+        for finding in &layer.findings {
+            let weight = match (finding.repaired, finding.harmless) {
+                (true, _) => "mended",
+                (false, true) => "harmless",
+                (false, false) => "damage",
+            };
+            let _ = writeln!(text, "{path}: {weight}: {}", finding.what);
+        }
+        if layer.renewed {
+            let _ = writeln!(
+                text,
+                "{path}: its parent reads as the recorded digest says: its new identity is recorded"
+            );
+        }
+        if let Linkage::Broken { message, help, .. } = &layer.linkage {
+            let _ = writeln!(text, "{path}: {message}");
+            if let Some(help) = help {
+                let _ = writeln!(text, "  help: {help}");
+            }
+        } else if layer.findings.is_empty() && !layer.renewed {
+            let _ = writeln!(text, "{path}: nothing wrong");
+        }
+    }
+    text
+}

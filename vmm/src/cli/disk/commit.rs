@@ -1,0 +1,47 @@
+//! `cohort disk commit`.
+
+use std::path::PathBuf;
+
+use storage::Format;
+use storage::tools::{self, Commit};
+
+use super::{Done, FORMATS, Watch, failed, format, named, print, print_json};
+
+/// Merges a layer into its parent, which then reads as the layer does
+///
+/// The layer's file stays and is linked to the parent as it is now, unless --delete is given.
+/// Refused if other layers in the folders of parent and child rest on the parent.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The layer
+    child: PathBuf,
+    /// Its format [default: what the name's extension tells]
+    #[arg(long, value_name = FORMATS, value_parser = format)]
+    format: Option<Format>,
+    /// Change the parent although other layers rest on it: they will not open any more
+    #[arg(long)]
+    force: bool,
+    /// Remove the layer's file afterwards
+    #[arg(long)]
+    delete: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn main(args: Args) -> Done {
+    let Args { child, format, force, delete, json } = args;
+    let watch = Watch::start("commit")?;
+    let order = Commit { child: named(child, format), force, delete };
+    let done = tools::commit(&order, &watch).map_err(|error| failed(error, Some(&watch)))?;
+    drop(watch);
+    if json {
+        print_json(&done)?;
+    } else {
+        let (child, parent) = (done.child.display(), done.parent.display());
+        let file = if done.deleted { "was removed" } else { "stays, linked to it as it is now" };
+        let written = done.written;
+        print(&format!("{parent}: has {written} bytes of {child}, which {file}\n"))?;
+    }
+    Ok(0)
+}

@@ -1,0 +1,54 @@
+//! `cohort disk relink`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+use storage::Format;
+use storage::tools::{self, Relink, Relinked};
+
+use super::{Done, FORMATS, Watch, failed, format, named, print, print_json};
+
+/// Records where a layer's parent is now, if it is still the same one
+///
+/// It is if it has the identity that the layer records, or, where the layer records a digest, if
+/// it reads as that says. The layer's own contents and identity stay as they are.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The layer
+    child: PathBuf,
+    /// Its format [default: what the name's extension tells]
+    #[arg(long, value_name = FORMATS, value_parser = format)]
+    format: Option<Format>,
+    /// Its parent
+    #[arg(long, value_name = "PATH")]
+    parent: PathBuf,
+    /// The parent's format [default: what the name's extension tells]
+    #[arg(long, value_name = FORMATS, value_parser = format)]
+    parent_format: Option<Format>,
+    /// Take this parent although nothing tells that its contents are right
+    #[arg(long)]
+    force: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn main(args: Args) -> Done {
+    let Args { child, format, parent, parent_format, force, json } = args;
+    let watch = Watch::start("digest")?;
+    let order = Relink { child, format, parent: named(parent, parent_format), force };
+    let how = tools::relink(&order, &watch).map_err(|error| failed(error, Some(&watch)))?;
+    drop(watch);
+    if json {
+        print_json(&json!({ "child": order.child, "parent": order.parent.path, "verified": how }))?;
+    } else {
+        let why = match how {
+            Relinked::ByIdentity => "its identity is the recorded one",
+            Relinked::ByDigest => "its contents are those of the recorded digest",
+            Relinked::ByForce => "not verified, as --force says",
+        };
+        let (child, parent) = (order.child.display(), order.parent.path.display());
+        print(&format!("{child}: its parent is {parent} ({why})\n"))?;
+    }
+    Ok(0)
+}
