@@ -15,8 +15,10 @@ mod links;
 mod model;
 mod names;
 
-/// Bytes of most disks here.
-const SIZE: u64 = 6 << 20;
+/// Bytes of the disks here: more than the largest block of any format.
+const SIZE: u64 = (33 << 20) + 1536;
+/// Bytes of their parents.
+const PARENT_SIZE: u64 = 6 << 20;
 
 /// Folders on the file system of the sources and in memory: some formats rely on what the first
 /// one knows of a file and the second may not.

@@ -24,7 +24,7 @@ fn create(path: &Path, link: ParentLink) {
 
 #[test]
 fn a_child_keeps_its_record_whole() {
-    for subject in children(SIZE) {
+    for subject in children(PARENT_SIZE) {
         let parent = subject.parent.as_deref().unwrap();
         let recorded = subject.open(&READ_ONLY);
         let recorded = testkit::top(&recorded).info().parent.clone().unwrap();
@@ -55,7 +55,7 @@ fn a_child_keeps_its_record_whole() {
 
 #[test]
 fn a_parent_that_was_written_is_refused() {
-    for subject in children(SIZE) {
+    for subject in children(PARENT_SIZE) {
         let parent = subject.parent.as_deref().unwrap();
         let mut queue = Disk::open(parent, &WRITABLE).unwrap().queue(1).unwrap();
         testkit::write(&mut queue, 512, &pattern(1, 512)).unwrap();
@@ -94,7 +94,7 @@ fn a_child_without_a_recorded_identity_is_refused() {
 
 #[test]
 fn a_parent_that_is_gone_is_looked_for_where_the_child_says() {
-    for subject in children(SIZE) {
+    for subject in children(PARENT_SIZE) {
         let parent = subject.parent.as_deref().unwrap();
         let folder = parent.parent().unwrap();
         let moved = folder.join("moved");
@@ -107,7 +107,7 @@ fn a_parent_that_is_gone_is_looked_for_where_the_child_says() {
 
 #[test]
 fn a_folder_of_layers_can_move() {
-    for subject in children(SIZE) {
+    for subject in children(PARENT_SIZE) {
         // The rename leaves the files alone, and with them the fingerprint of a raw parent.
         let folder = subject.path.parent().unwrap();
         let moved = folder.with_extension("moved");

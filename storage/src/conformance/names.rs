@@ -23,7 +23,7 @@ fn change(queue: &mut crate::DiskQueue, operation: Operation) {
 
 #[test]
 fn every_kind_of_change_changes_the_identity_once_for_each_open() {
-    for subject in bases().into_iter().chain(children(SIZE)) {
+    for subject in bases().into_iter().chain(children(PARENT_SIZE)) {
         let mut queue = subject.queue(&WRITABLE);
         testkit::write(&mut queue, 0, &pattern(3, 3 << 20)).unwrap();
         drop(queue);
@@ -52,7 +52,7 @@ fn every_kind_of_change_changes_the_identity_once_for_each_open() {
 
 #[test]
 fn the_identity_is_durable_before_the_first_byte_of_payload() {
-    for subject in bases().into_iter().chain(children(SIZE)) {
+    for subject in bases().into_iter().chain(children(PARENT_SIZE)) {
         if Format::of_name(&subject.path) == Format::Raw {
             continue;
         }
@@ -82,7 +82,7 @@ fn the_identity_is_durable_before_the_first_byte_of_payload() {
 
 #[test]
 fn a_disk_opened_to_read_writes_nothing() {
-    for subject in bases().into_iter().chain(children(SIZE)) {
+    for subject in bases().into_iter().chain(children(PARENT_SIZE)) {
         let recorder = Recorder::default();
         let installed = recorder.install();
         let disk = subject.open(&READ_ONLY);
@@ -96,7 +96,7 @@ fn a_disk_opened_to_read_writes_nothing() {
 
 #[test]
 fn who_writes_a_layer_has_it_for_himself() {
-    for subject in children(SIZE) {
+    for subject in children(PARENT_SIZE) {
         let parent = subject.parent.as_deref().unwrap();
         let writer = subject.open(&WRITABLE);
         for options in [WRITABLE, READ_ONLY] {

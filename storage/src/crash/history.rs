@@ -38,7 +38,9 @@ pub(super) fn version_of(sector: u64, bytes: &[u8]) -> Option<Version> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Deed {
     Write(Version),
-    Zero,
+    Zero {
+        unmap: bool,
+    },
     Discard,
     /// To all that was answered before it was submitted.
     Flush,
@@ -59,8 +61,8 @@ pub(super) struct Event {
 /// All requests, in the order of their submission. No two on the same sector overlap in time.
 #[derive(Clone, Debug)]
 pub(super) struct History {
-    /// What each sector held before the first one.
-    pub(super) initial: Vec<Version>,
+    /// The sectors that count, and what each held before the first request.
+    pub(super) initial: Vec<(u64, Version)>,
     pub(super) events: Vec<Event>,
 }
 
@@ -68,22 +70,24 @@ pub(super) struct History {
 pub(super) type Allowed = SmallVec<[Version; 4]>;
 
 impl History {
-    /// What each sector may hold after a crash at `time`.
+    /// What each of the sectors that count may hold after a crash at `time`.
     pub(super) fn allowed(&self, time: usize) -> Vec<Allowed> {
         let flushes = self.events.iter().filter(|event| event.deed == Deed::Flush);
         let durable = flushes.filter(|flush| flush.end <= time).map(|flush| flush.start).max();
         let first: Vec<Allowed> =
-            self.initial.iter().map(|&version| Allowed::from_slice(&[version])).collect();
+            self.initial.iter().map(|&(_, version)| Allowed::from_slice(&[version])).collect();
         // What the sectors hold if nothing crashes, and what they may hold.
         let (mut settled, mut allowed) = (first.clone(), first);
         for event in self.events.iter().filter(|event| event.start < time) {
-            let sectors = event.first..event.first + event.count;
-            for sector in sectors.map(|sector| usize::try_from(sector).unwrap()) {
-                let now = &mut settled[sector];
+            for (index, (sector, _)) in self.initial.iter().enumerate() {
+                if !(event.first..event.first + event.count).contains(sector) {
+                    continue;
+                }
+                let now = &mut settled[index];
                 match event.deed {
                     Deed::Flush => continue,
                     Deed::Write(version) => *now = Allowed::from_slice(&[version]),
-                    Deed::Zero => *now = Allowed::from_slice(&[ZERO]),
+                    Deed::Zero { .. } => *now = Allowed::from_slice(&[ZERO]),
                     Deed::Discard => {
                         now.retain(|version| *version != PARENT);
                         now.push(ZERO);
@@ -91,9 +95,9 @@ impl History {
                 }
                 now.dedup();
                 if durable.is_some_and(|durable| event.end <= durable) {
-                    allowed[sector].clone_from(now);
+                    allowed[index].clone_from(now);
                 } else {
-                    allowed[sector].extend_from_slice(now);
+                    allowed[index].extend_from_slice(now);
                 }
             }
         }
@@ -111,7 +115,7 @@ fn a_flush_settles_what_was_answered_before_it() {
         event(Deed::Write(8), 6, 7),
         event(Deed::Flush, 6, 9),
     ];
-    let history = History { initial: vec![PARENT, PARENT], events };
+    let history = History { initial: vec![(0, PARENT), (1, PARENT)], events };
     let allowed = |time| history.allowed(time)[0].to_vec();
     assert_eq!(allowed(0), [PARENT]);
     assert_eq!(allowed(3), [PARENT, 7]);

@@ -206,8 +206,7 @@ fn seen(
 ) -> Result<Vec<(u64, Version)>, String> {
     let disk = open(session, options, how)?;
     let seen = look(&mut disk.queue(1).unwrap())?;
-    for &(sector, version) in &seen {
-        let allowed = &allowed[usize::try_from(sector).unwrap()];
+    for (&(sector, version), allowed) in seen.iter().zip(allowed) {
         if !allowed.contains(&version) {
             return Err(format!("sector {sector} holds version {version}, not one of {allowed:?}"));
         }

@@ -15,12 +15,12 @@ use crate::units::SECTOR;
 use crate::{Answer, DiskQueue};
 
 /// Bytes of the disk.
-pub(super) const SIZE: u64 = 8 << 20;
+const SIZE: u64 = 72 << 20;
 /// Sectors in a window.
 const WINDOW: u64 = 128;
-/// First sectors of the parts of the disk that are used and looked at: its ends, the middle of
-/// nowhere, and the borders of blocks of 1 and 2 MiB.
-const WINDOWS: [u64; 5] = [0, 2048 - 64, 4096 - 64, 10_000, SIZE / SECTOR - WINDOW];
+/// First sectors of the parts of the disk that are used and looked at: its ends, and the borders of
+/// blocks of 1, 2 and 32 MiB.
+const WINDOWS: [u64; 5] = [0, 2048 - 64, 4096 - 64, 65_536 - 64, SIZE / SECTOR - WINDOW];
 
 /// A kind of disk.
 #[derive(Clone, Copy, Debug)]
@@ -53,7 +53,9 @@ impl Session {
         let path = testkit::file_in(folder.path(), "top", format);
         let recorder = Recorder::default();
         let _installed = recorder.install();
-        let mut initial = vec![ZERO; usize::try_from(SIZE / SECTOR).unwrap()];
+        let first = if parent.is_some() { PARENT } else { ZERO };
+        let looked_at = WINDOWS.into_iter().flat_map(|window| window..window + WINDOW);
+        let initial = looked_at.map(|sector| (sector, first)).collect();
         let below = parent.map(|format| testkit::file_in(folder.path(), "parent", format));
         if let Some(below) = &below {
             testkit::create(below, SIZE, None).unwrap();
@@ -61,8 +63,6 @@ impl Session {
             for first in WINDOWS {
                 let bytes = contents(first, WINDOW, PARENT);
                 testkit::write(&mut queue, first * SECTOR, &bytes).unwrap();
-                let sectors = usize::try_from(first).unwrap()..;
-                initial[sectors][..usize::try_from(WINDOW).unwrap()].fill(PARENT);
             }
         }
         testkit::create(&path, SIZE, below.as_deref()).unwrap();
@@ -112,7 +112,7 @@ impl Session {
                     let memory = testkit::filled(&contents(first, count, version));
                     (Operation::Write, Buffers::whole(&memory))
                 }
-                Deed::Zero => (Operation::WriteZeroes { unmap: dice.chance(50) }, Buffers::none()),
+                Deed::Zero { unmap } => (Operation::WriteZeroes { unmap }, Buffers::none()),
                 Deed::Discard => (Operation::Discard, Buffers::none()),
                 Deed::Flush => (Operation::Flush, Buffers::none()),
             };
@@ -154,13 +154,17 @@ impl Session {
 fn deed(dice: &mut Dice, number: usize) -> (Deed, u64, u64) {
     let deed = match dice.below(100) {
         0..=12 => return (Deed::Flush, 0, 0),
-        13..=24 => Deed::Zero,
+        13..=24 => Deed::Zero { unmap: dice.chance(50) },
         25..=38 => Deed::Discard,
         _ => Deed::Write(2 + Version::try_from(number).unwrap()),
     };
     if !matches!(deed, Deed::Write(_)) && dice.chance(30) {
-        // Whole blocks.
-        return (deed, 2048 * (dice.roll() % 7), 2048);
+        // Whole blocks. Zeroes may be written where space must be kept: not so many of them.
+        return match deed {
+            Deed::Zero { unmap: false } => (deed, 2048 * dice.below(4) as u64, 2048),
+            _ if dice.chance(30) => (deed, 0, 65_536),
+            _ => (deed, [0, 2048, 4096, 63_488, 65_536][dice.below(5)], 4096),
+        };
     }
     let window = WINDOWS[dice.below(WINDOWS.len())];
     let unit = if dice.chance(50) { 8 } else { 1 };
