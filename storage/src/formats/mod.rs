@@ -11,6 +11,7 @@ use crate::image::ImageFile;
 use crate::layer::{FileId, Layer};
 use crate::link::{LinkError, ParentLink};
 
+mod layer;
 mod pins;
 pub(crate) mod raw;
 
@@ -40,7 +41,8 @@ pub struct NewLayer {
 pub(crate) fn open(format: Format, file: LayerFile) -> Result<Box<dyn Layer>, FormatError> {
     match format {
         Format::Raw => Ok(Box::new(raw::RawLayer::open(file)?)),
-        Format::Layer | Format::Qcow2 | Format::Vhdx => {
+        Format::Layer => Ok(Box::new(layer::RuntimeLayer::open(file)?)),
+        Format::Qcow2 | Format::Vhdx => {
             Err(FormatError::Unsupported { what: format!("the format {format}") })
         }
     }
@@ -54,7 +56,8 @@ pub(crate) fn create(
 ) -> Result<(), FormatError> {
     match format {
         Format::Raw => raw::create(image, new),
-        Format::Layer | Format::Qcow2 | Format::Vhdx => {
+        Format::Layer => layer::create(image, new),
+        Format::Qcow2 | Format::Vhdx => {
             Err(FormatError::Unsupported { what: format!("the format {format}") })
         }
     }

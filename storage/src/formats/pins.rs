@@ -44,6 +44,12 @@ impl Pins {
         Some(number as u64)
     }
 
+    /// Which blocks a request holds.
+    pub(super) fn held(&self, number: u64) -> Option<(Range<u64>, Hold)> {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.held.get(usize::try_from(number).ok()?)?.clone()
+    }
+
     /// Gives blocks back, and says which they were.
     pub(super) fn release(&self, number: u64) -> Option<(Range<u64>, Hold)> {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +72,9 @@ mod tests {
         let first = pins.try_hold(0..4, Hold::Shared).unwrap();
         let second = pins.try_hold(2..6, Hold::Shared).unwrap();
         assert_eq!(pins.try_hold(5..9, Hold::Exclusive), None);
+        assert_eq!(pins.held(second), Some((2..6, Hold::Shared)));
         assert_eq!(pins.release(second), Some((2..6, Hold::Shared)));
+        assert_eq!(pins.held(second), None);
         let third = pins.try_hold(5..9, Hold::Exclusive).unwrap();
         assert_eq!(pins.try_hold(8..9, Hold::Shared), None);
         pins.try_hold(9..12, Hold::Shared).unwrap();
