@@ -13,6 +13,7 @@ use crate::link::{LinkError, ParentLink};
 
 mod layer;
 mod pins;
+mod qcow2;
 pub(crate) mod raw;
 
 /// A layer's file, about to be opened.
@@ -42,9 +43,8 @@ pub(crate) fn open(format: Format, file: LayerFile) -> Result<Box<dyn Layer>, Fo
     match format {
         Format::Raw => Ok(Box::new(raw::RawLayer::open(file)?)),
         Format::Layer => Ok(Box::new(layer::RuntimeLayer::open(file)?)),
-        Format::Qcow2 | Format::Vhdx => {
-            Err(FormatError::Unsupported { what: format!("the format {format}") })
-        }
+        Format::Qcow2 => Ok(Box::new(qcow2::Qcow2Layer::open(file)?)),
+        Format::Vhdx => Err(FormatError::Unsupported { what: format!("the format {format}") }),
     }
 }
 
@@ -57,9 +57,8 @@ pub(crate) fn create(
     match format {
         Format::Raw => raw::create(image, new),
         Format::Layer => layer::create(image, new),
-        Format::Qcow2 | Format::Vhdx => {
-            Err(FormatError::Unsupported { what: format!("the format {format}") })
-        }
+        Format::Qcow2 => qcow2::create(image, new),
+        Format::Vhdx => Err(FormatError::Unsupported { what: format!("the format {format}") }),
     }
 }
 

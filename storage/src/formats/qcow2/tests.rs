@@ -1,0 +1,129 @@
+//! qcow2 with QEMU's own tools as the second opinion.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use super::*;
+use crate::DiskQueue;
+use crate::buffers::{AlignedBuffer, Buffers};
+use crate::disk::{Disk, DiskOptions};
+use crate::error::IoError;
+use crate::formats::{self, NewLayer};
+use crate::request::{DiskRequest, Operation};
+
+mod identity;
+mod model;
+mod oracle;
+
+const CLUSTER: usize = 64 << 10;
+
+/// Runs a program of QEMU's and gives what it says.
+fn qemu(program: &str, arguments: &[&str]) -> Result<String, String> {
+    let output = Command::new(program).args(arguments).output().expect("qemu-utils is installed");
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    if output.status.success() { Ok(text) } else { Err(text) }
+}
+
+fn qemu_img(arguments: &[&str]) -> String {
+    qemu("qemu-img", arguments).unwrap_or_else(|text| panic!("{arguments:?}: {text}"))
+}
+
+/// Neither errors nor leaks.
+fn assert_clean(path: &Path) {
+    let text = qemu_img(&["check", "-f", "qcow2", text(path)]);
+    assert!(text.contains("No errors were found"), "{text}");
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// What QEMU reads.
+fn read_by_qemu(path: &Path) -> Vec<u8> {
+    let raw = path.with_extension("converted");
+    qemu_img(&["convert", "-f", "qcow2", "-O", "raw", text(path), text(&raw)]);
+    std::fs::read(raw).unwrap()
+}
+
+fn image(path: &Path, writable: bool) -> Arc<ImageFile> {
+    let file = File::options().read(true).write(writable).open(path).unwrap();
+    Arc::new(ImageFile::new(file, path, writable))
+}
+
+fn layer(path: &Path, writable: bool) -> Qcow2Layer {
+    Qcow2Layer::open(LayerFile { image: image(path, writable), id: FileId(0) }).unwrap()
+}
+
+fn make(path: &Path, size: u64, parent: Option<ParentLink>) {
+    File::create_new(path).unwrap();
+    let new = NewLayer { size, sector: 512, parent, fixed: false };
+    formats::create(Format::Qcow2, &image(path, true), &new).unwrap();
+}
+
+/// A link to the layer at `path` as it is now.
+fn link(path: &Path, format: Format) -> ParentLink {
+    let file = LayerFile { image: image(path, false), id: FileId(0) };
+    let identity = formats::open(format, file).unwrap().identity().unwrap();
+    ParentLink {
+        relative: Some(path.file_name().unwrap().into()),
+        absolute: Some(path.to_owned()),
+        format,
+        identity: Some(identity),
+        digest: None,
+        overridden: None,
+    }
+}
+
+fn try_open(path: &Path, options: &DiskOptions) -> Result<DiskQueue, crate::DiskError> {
+    Disk::open(path, options)?.queue(4)
+}
+
+fn open(path: &Path) -> DiskQueue {
+    let options = DiskOptions { format: Some(Format::Qcow2), ..DiskOptions::default() };
+    try_open(path, &options).unwrap()
+}
+
+fn open_to_read(path: &Path) -> DiskQueue {
+    let format = Some(Format::Qcow2);
+    try_open(path, &DiskOptions { format, read_only: true, ..DiskOptions::default() }).unwrap()
+}
+
+fn ask(
+    queue: &mut DiskQueue,
+    operation: Operation,
+    start: u64,
+    len: u64,
+    buffers: Buffers,
+) -> Result<(), IoError> {
+    let request = DiskRequest { operation, range: DiskRange::new(start, len).unwrap(), buffers };
+    let mut done: Vec<_> = queue.submit(1, request).map(|result| (1, result)).into_iter().collect();
+    queue.drain(&mut done);
+    assert_eq!(done.len(), 1);
+    done.remove(0).1
+}
+
+fn write(queue: &mut DiskQueue, start: u64, bytes: &[u8]) {
+    let mut memory = AlignedBuffer::new(bytes.len());
+    memory.bytes().copy_from_slice(bytes);
+    let buffers = Buffers::whole(&Arc::new(memory));
+    ask(queue, Operation::Write, start, bytes.len() as u64, buffers).unwrap();
+}
+
+fn read(queue: &mut DiskQueue, start: u64, len: usize) -> Vec<u8> {
+    let mut memory = Arc::new(AlignedBuffer::new(len));
+    ask(queue, Operation::Read, start, len as u64, Buffers::whole(&memory)).unwrap();
+    Arc::get_mut(&mut memory).unwrap().bytes().to_vec()
+}
+
+/// Bytes that differ from sector to sector, and compress.
+fn pattern(seed: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|at| seed.wrapping_add(u8::try_from(at / 512 % 199 + at % 7).unwrap())).collect()
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().unwrap()
+}
