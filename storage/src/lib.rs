@@ -27,6 +27,9 @@
 //! This crate knows neither KVM nor virtio. `unsafe` is found in `engine/`, which talks to the
 //! kernel, and in `buffers.rs`, which holds addresses in guest memory; formats forbid it.
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod layer;
 pub mod tools;
 

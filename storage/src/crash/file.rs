@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::Change;
 use crate::engine::sys;
+use crate::transfer::SpaceChange;
 
 /// Bytes in a block.
 const BLOCK: u64 = 4096;
@@ -106,14 +107,15 @@ impl FileState {
         self.len = len;
     }
 
-    /// Makes the file at `path` one like this: a new one, because ext4 writes a file that was
-    /// emptied and filled again to the device when it is closed, which takes time.
+    /// Makes the file at `path` one like this. Its inode stays. It is punched, not cut, because ext4
+    /// writes a file that was emptied and filled again to the device when it is closed.
     pub(super) fn store(&self, path: &Path) -> io::Result<()> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
+        let file = File::options().write(true).create(true).truncate(false).open(path)?;
+        let len = file.metadata()?.len();
+        if len > 0 {
+            sys::fallocate(&file, SpaceChange::Punch { for_zeroes: true }.mode(), 0, len)?;
         }
-        let file = File::create_new(path)?;
+        file.set_len(self.len)?;
         let mut run: (u64, Vec<u8>) = (0, Vec::new());
         let put = |(at, bytes): &(u64, Vec<u8>)| match bytes.is_empty() {
             true => Ok(()),
@@ -135,6 +137,7 @@ impl FileState {
             }
         }
         put(&run)?;
+        // Blocks are whole, files need not be.
         file.set_len(self.len)
     }
 }
@@ -145,7 +148,7 @@ fn a_file_is_what_the_host_makes_of_the_same_changes() {
     let (mut dice, mut state) = (super::Dice::new(5), FileState::default());
     let [real, copy] = ["real", "copy"].map(|name| folder.path().join(name));
     let file = File::create(&real).unwrap();
-    let punch = crate::transfer::SpaceChange::Punch { for_zeroes: true }.mode();
+    let punch = SpaceChange::Punch { for_zeroes: true }.mode();
     for round in 1..=200 {
         let (at, len) = (dice.roll() % 60_000, 1 + dice.roll() % 20_000);
         let change = match dice.below(6) {
