@@ -81,6 +81,9 @@ pub struct Outcome {
     /// What to do about it, where cohort knows.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub help: Option<String>,
+    /// The exit status that tells what kind of failure this is, where it is not that of all.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub failure_status: Option<u8>,
     /// Time from the start of the run to its end, in milliseconds.
     pub wall_ms: u64,
     /// Processor time of the guest's process, user and system, in milliseconds.
@@ -95,6 +98,11 @@ impl Outcome {
         Outcome { detail: Some(detail.into()), help, ..Outcome::new(name, Ending::VmmError) }
     }
 
+    /// The exit status of `cohort run` for this outcome.
+    pub fn exit_status(&self) -> u8 {
+        self.failure_status.unwrap_or(self.ending.exit_status())
+    }
+
     /// An outcome with nothing measured.
     pub fn new(name: &str, ending: Ending) -> Outcome {
         Outcome {
@@ -102,6 +110,7 @@ impl Outcome {
             ending,
             detail: None,
             help: None,
+            failure_status: None,
             wall_ms: 0,
             cpu_ms: 0,
             memory: MemoryUse::default(),

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use storage::Format;
 
 mod disk_option;
 
 pub use disk_option::DiskOptionError;
-pub(crate) use disk_option::{engine, serial};
+pub(crate) use disk_option::{engine, format, serial};
 
 /// Most virtual CPUs that a guest can have.
 pub const CPUS_MAX: u8 = 64;
@@ -65,6 +66,13 @@ pub enum KernelSource {
 pub struct DiskSpec {
     /// What the disk's bytes are kept in.
     pub source: DiskSource,
+    /// How the file keeps its bytes, or for [`DiskSource::Child`] its parent's; by default, the
+    /// name's extension tells.
+    #[serde(default)]
+    pub format: Option<Format>,
+    /// Open the disk although a parent is not what its child records.
+    #[serde(default)]
+    pub allow_mismatch: bool,
     /// The guest may not write.
     pub read_only: bool,
     /// Bypass the host's page cache (`O_DIRECT`).
@@ -82,6 +90,8 @@ impl DiskSpec {
     pub fn new(source: DiskSource) -> DiskSpec {
         DiskSpec {
             source,
+            format: None,
+            allow_mismatch: false,
             read_only: false,
             direct: false,
             serial: None,
@@ -95,11 +105,14 @@ impl DiskSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskSource {
-    /// A raw image file or block device.
+    /// The top layer of a disk: an image file or a block device.
     Path(PathBuf),
     /// A disk of this many bytes that starts as zeroes and is gone with the guest. It never has
     /// a name in the file system, so nothing is left behind however the guest ends.
     Scratch(u64),
+    /// A new layer on top of the disk with this path, which stays as it is: what the guest writes
+    /// is gone with it. The layer's file has lost its name before the guest runs.
+    Child(PathBuf),
 }
 
 /// How requests reach the host's kernel.

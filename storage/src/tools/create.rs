@@ -10,7 +10,7 @@ use super::digest::digest;
 use super::io::options;
 use super::new_file::{NewFile, folder};
 use super::{Progress, ToolError, step};
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskOptions};
 use crate::error::DiskError;
 use crate::format::Format;
 use crate::formats::NewLayer;
@@ -94,6 +94,20 @@ pub fn create(order: &Create, progress: &dyn Progress) -> Result<Created, ToolEr
     step(progress, new.size, new.size)?;
     file.publish()?;
     Ok(created(order, format, &new))
+}
+
+/// Opens a disk that reads as `parent` at first and takes changes in a layer of its own, in the
+/// folder for temporary files. The layer's file has no name any more on return, so it is gone with
+/// the disk's last user, however that ends.
+pub fn temporary_child(parent: &Parent, options: &DiskOptions) -> Result<Disk, ToolError> {
+    let reading = DiskOptions { read_only: true, format: parent.format, ..*options };
+    let base = Disk::open(&parent.path, &reading)?;
+    let target = std::env::temp_dir().join("cohort-child.layer");
+    let base = (parent.clone(), base);
+    let new = describe(&target, Some(&base), None, None, false)?;
+    let link = link(&target, &base.0, &base.1)?;
+    let file = NewFile::create(&target, Format::Layer, &NewLayer { parent: Some(link), ..new })?;
+    Ok(Disk::open(file.path(), &DiskOptions { format: Some(Format::Layer), ..*options })?)
 }
 
 fn created(order: &Create, format: Format, new: &NewLayer) -> Created {

@@ -28,7 +28,7 @@ pub use check::{Checked, CheckedLayer, check};
 pub use commit::{Commit, Committed, commit};
 pub use compare::{Compared, compare};
 pub use convert::{Convert, Converted, convert};
-pub use create::{Create, Created, Parent, create};
+pub use create::{Create, Created, Parent, create, temporary_child};
 pub use digest::digest;
 pub use error::ToolError;
 pub use info::{DiskInfo, LayerEntry, Linkage, info};

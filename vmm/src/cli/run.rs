@@ -49,7 +49,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     cpu_mask: Vec<String>,
     /// A block device; can be given several times
-    #[arg(long = "disk", value_name = "PATH|scratch=SIZE[,OPTION]...", long_help = DISK_HELP)]
+    #[arg(long = "disk", value_name = "PATH|parent=PATH|scratch=SIZE[,OPTION]...", long_help = DISK_HELP)]
     disks: Vec<DiskSpec>,
     /// Stop the guest when it has run this long, as in 500ms, 60s or 5m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -75,8 +75,12 @@ pub(super) struct Args {
 const DISK_HELP: &str = "\
 A block device; can be given several times, in the order in which the guest finds them.
 
-PATH is a raw image file or a block device; a comma in it is written twice. scratch=SIZE is a \
-disk of zeroes that is gone with the guest. Options:
+PATH is an image file (the top layer, if it is made of several: see cohort disk) or a block \
+device; a comma in it is written twice. parent=PATH is a disk that reads as PATH at first and \
+leaves it as it is; what the guest writes to it is gone with the guest, as is scratch=SIZE, a disk \
+of zeroes. Options:
+  format=NAME         raw, layer, qcow2 or vhdx [default: what the name's extension tells]
+  allow-mismatch      open the disk although a parent has changed since its child was made
   ro                  the guest may not write
   direct=on           bypass the host's page cache (O_DIRECT)
   queues=N            request queues [default: one for each CPU, at most 8]
@@ -103,7 +107,7 @@ pub(super) fn main(args: Args) -> Done {
     let outcome = done?;
     explain(&outcome);
     written?;
-    Ok(outcome.ending.exit_status())
+    Ok(outcome.exit_status())
 }
 
 fn run(args: Args, output: File, signals: StopSignals) -> Result<Outcome, Failure> {

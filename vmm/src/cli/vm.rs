@@ -39,7 +39,7 @@ pub(super) fn main(args: &Args) -> Done {
     let outcome = machine::run(&spec, console, Control { signals: Some(signals.into()) });
     let text = serde_json::to_vec(&outcome).map_err(Failure::host)?;
     outcome_file.write_all(&text).map_err(Failure::host)?;
-    Ok(outcome.ending.exit_status())
+    Ok(outcome.exit_status())
 }
 
 /// Takes an inherited descriptor and keeps it from being inherited further.

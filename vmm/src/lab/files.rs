@@ -20,8 +20,13 @@ pub(super) fn check_file(path: &Path, field: &Field<'_>, mistakes: &mut Collecto
     report(path, problem, field, mistakes)
 }
 
-/// Whether `path` is a raw disk: a file of whole sectors, or a block device.
-pub(super) fn check_disk(path: &Path, field: &Field<'_>, mistakes: &mut Collector<'_>) -> bool {
+/// Whether `path` can hold a disk: a file, of whole sectors if it is a raw one, or a block device.
+pub(super) fn check_disk(
+    path: &Path,
+    raw: bool,
+    field: &Field<'_>,
+    mistakes: &mut Collector<'_>,
+) -> bool {
     let problem = match fs::metadata(path) {
         Err(error) => Some((explain(&error), help(&error))),
         Ok(found) if found.file_type().is_block_device() => None,
@@ -29,7 +34,7 @@ pub(super) fn check_disk(path: &Path, field: &Field<'_>, mistakes: &mut Collecto
         Ok(found) if found.len() == 0 => {
             Some(("is empty".into(), "give it a size, as in: truncate -s 64M FILE"))
         }
-        Ok(found) if !found.len().is_multiple_of(512) => Some((
+        Ok(found) if raw && !found.len().is_multiple_of(512) => Some((
             format!("has {} bytes, which is not a multiple of 512", found.len()),
             "a raw disk has whole sectors: truncate -s %512 FILE rounds it up",
         )),

@@ -60,7 +60,7 @@ impl GuestReport {
     /// Holds `outcome` against what `guest` was expected to do.
     pub fn new(guest: &Guest, outcome: Outcome, console: PathBuf) -> GuestReport {
         GuestReport {
-            exit_status: outcome.ending.exit_status(),
+            exit_status: outcome.exit_status(),
             expected: guest.expected.to_string(),
             as_expected: guest.expected.accepts(outcome.ending),
             console,

@@ -96,7 +96,7 @@ cmdline = "quiet"
 kernel = "builtin"
 initrd = "initrd"
 timeout = "soon"
-disks = [{ path = "odd.img" }, { scratch = 64, path = "a.img" }, { parent = "base.vhdx" }, 3]
+disks = [{ path = "odd.img" }, { scratch = 64, path = "a.img" }, { parent = "base.vhdx" }, { ro = true }, { scratch = "1M", format = "qed" }, { parent = "odd.img", format = "layer" }, 3]
 share = ["x"]
 [vm.node-0]
 script = "print {nam}"

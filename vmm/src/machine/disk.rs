@@ -1,6 +1,7 @@
 //! The guest's disks, from what the description says of them.
 
 use devices::virtio::blk::Block;
+use storage::tools::{Parent, temporary_child};
 use storage::{Bytes, Disk, DiskOptions};
 
 use super::MachineError;
@@ -19,11 +20,16 @@ pub(super) fn open(number: usize, spec: &DiskSpec, cpus: u8) -> Result<Block, Ma
             EngineChoice::IoUring => storage::EngineChoice::IoUring,
             EngineChoice::Positional => storage::EngineChoice::Positional,
         },
+        format: spec.format,
+        allow_mismatch: spec.allow_mismatch,
         ..DiskOptions::default()
     };
     let disk = match &spec.source {
-        DiskSource::Path(path) => Disk::open(path, &options),
-        DiskSource::Scratch(size) => Disk::scratch(Bytes::new(*size), &options),
+        DiskSource::Path(path) => Disk::open(path, &options).map_err(Into::into),
+        DiskSource::Scratch(size) => Disk::scratch(Bytes::new(*size), &options).map_err(Into::into),
+        DiskSource::Child(path) => {
+            temporary_child(&Parent { path: path.clone(), format: spec.format }, &options)
+        }
     };
     let disk = disk.map_err(|source| MachineError::Disk { number, source })?;
     tracing::info!(

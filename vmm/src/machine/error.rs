@@ -44,7 +44,7 @@ pub(crate) enum MachineError {
     Disk {
         number: usize,
         #[source]
-        source: storage::DiskError,
+        source: storage::tools::ToolError,
     },
     #[error("cannot add the {what}")]
     Device {
@@ -90,6 +90,15 @@ impl MachineError {
     /// A failed KVM call.
     pub(super) fn kvm(step: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> MachineError {
         move |error| MachineError::Kvm { step, source: error.into() }
+    }
+
+    /// The exit status by which scripts can tell what is wrong, where it is not that of all
+    /// failures.
+    pub(crate) fn exit_status(&self) -> Option<u8> {
+        match self {
+            MachineError::Disk { source, .. } => source.chain().map(storage::ChainError::status),
+            _ => None,
+        }
     }
 
     /// What mends it, where that is known.

@@ -50,6 +50,10 @@ pub fn run(spec: &VmSpec, console: Console, control: Control) -> Outcome {
         }
         Err(error) => (End::Failure(error), 0),
     };
+    let failure_status = match &end {
+        End::Failure(error) => error.exit_status(),
+        _ => None,
+    };
     let (ending, detail, help) = account(end, spec.timeout);
     let usage = usage::of_process();
     let memory = MemoryUse { peak_rss_kib: usage.peak_rss_kib, pss_kib };
@@ -58,6 +62,7 @@ pub fn run(spec: &VmSpec, console: Console, control: Control) -> Outcome {
         ending,
         detail,
         help,
+        failure_status,
         wall_ms: millis(started.elapsed()),
         cpu_ms: millis(usage.cpu),
         memory,

@@ -206,6 +206,8 @@ fn nothing_of_a_guest_is_left_open() {
     image.as_file().set_len(1 << 20).expect("room");
     let disk = DiskSpec {
         source: DiskSource::Path(image.path().into()),
+        format: None,
+        allow_mismatch: false,
         read_only: false,
         direct: false,
         serial: None,

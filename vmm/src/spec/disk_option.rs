@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use storage::Format;
+
 use super::{DISK_SERIAL_MAX, DiskSource, DiskSpec, EngineChoice, QUEUES_MAX};
 use crate::units::{UnitError, parse_disk_size};
 
@@ -17,8 +19,8 @@ pub enum DiskOptionError {
     NoPath,
     /// Not one of the options.
     #[error(
-        "unknown disk option {0:?} (known: ro, direct, queues, serial, engine; \
-         write a comma inside a path twice)"
+        "unknown disk option {0:?} (known: ro, format, allow-mismatch, direct, queues, serial, \
+         engine; write a comma inside a path twice)"
     )]
     Unknown(String),
     /// An option's value cannot be used.
@@ -31,6 +33,9 @@ pub enum DiskOptionError {
         /// What it takes.
         expected: String,
     },
+    /// A scratch disk is no file, and has no layers.
+    #[error("a scratch disk takes no {0}")]
+    NotScratch(&'static str),
     /// The size of a scratch disk cannot be used.
     #[error("scratch disk: {0} ({help})", help = .0.help())]
     Scratch(UnitError),
@@ -42,12 +47,14 @@ impl FromStr for DiskSpec {
     fn from_str(text: &str) -> Result<DiskSpec, DiskOptionError> {
         let mut parts = split_commas(text).into_iter();
         let source = parts.next().unwrap_or_default();
-        let source = match source.strip_prefix("scratch=") {
-            Some(size) => {
+        let source = match source.split_once('=') {
+            Some(("scratch", size)) => {
                 DiskSource::Scratch(parse_disk_size(size).map_err(DiskOptionError::Scratch)?)
             }
-            None if source.is_empty() => return Err(DiskOptionError::NoPath),
-            None => DiskSource::Path(PathBuf::from(source)),
+            Some(("parent", "")) => return Err(DiskOptionError::NoPath),
+            Some(("parent", parent)) => DiskSource::Child(PathBuf::from(parent)),
+            _ if source.is_empty() => return Err(DiskOptionError::NoPath),
+            _ => DiskSource::Path(PathBuf::from(source)),
         };
         let mut disk = DiskSpec::new(source);
         for part in parts {
@@ -57,11 +64,21 @@ impl FromStr for DiskSpec {
             };
             match option {
                 "ro" => disk.read_only = switch("ro", value)?,
+                "format" => disk.format = Some(format(value.unwrap_or_default())?),
+                "allow-mismatch" => disk.allow_mismatch = switch("allow-mismatch", value)?,
                 "direct" => disk.direct = switch("direct", value)?,
                 "queues" => disk.queues = Some(queues(value.unwrap_or_default())?),
                 "serial" => disk.serial = Some(serial(value.unwrap_or_default())?),
                 "engine" => disk.engine = engine(value.unwrap_or_default())?,
                 _ => return Err(DiskOptionError::Unknown(part)),
+            }
+        }
+        if matches!(disk.source, DiskSource::Scratch(_)) {
+            if disk.format.is_some() {
+                return Err(DiskOptionError::NotScratch("format"));
+            }
+            if disk.allow_mismatch {
+                return Err(DiskOptionError::NotScratch("allow-mismatch"));
             }
         }
         Ok(disk)
@@ -114,6 +131,15 @@ pub(crate) fn serial(value: &str) -> Result<String, DiskOptionError> {
         option: "serial",
         value: value.into(),
         expected: format!("expected 1 to {DISK_SERIAL_MAX} printable ASCII characters"),
+    })
+}
+
+/// Reads the name of a format.
+pub(crate) fn format(value: &str) -> Result<Format, DiskOptionError> {
+    value.parse().map_err(|_| DiskOptionError::Value {
+        option: "format",
+        value: value.into(),
+        expected: "expected raw, layer, qcow2 or vhdx".into(),
     })
 }
 

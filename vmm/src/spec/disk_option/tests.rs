@@ -17,11 +17,30 @@ fn every_option() {
         direct: true,
         serial: Some("root".into()),
         queues: Some(4),
+        format: Some(Format::Qcow2),
+        allow_mismatch: true,
         engine: EngineChoice::Positional,
         ..path("/tmp/a b")
     };
-    assert_eq!("/tmp/a b,ro,direct=on,serial=root,queues=4,engine=positional".parse(), Ok(disk));
+    assert_eq!(
+        "/tmp/a b,ro,direct=on,serial=root,queues=4,format=qcow2,allow-mismatch,engine=positional"
+            .parse(),
+        Ok(disk)
+    );
     assert_eq!("d,ro=off,direct=off,engine=auto".parse(), Ok(path("d")));
+}
+
+#[test]
+fn a_parent_is_a_path_too() {
+    let disk =
+        DiskSpec { format: Some(Format::Vhdx), ..DiskSpec::new(DiskSource::Child("a,b=c".into())) };
+    assert_eq!("parent=a,,b=c,format=vhdx".parse(), Ok(disk));
+    assert_eq!("parent=".parse::<DiskSpec>(), Err(DiskOptionError::NoPath));
+    assert_eq!("a=b".parse(), Ok(path("a=b")));
+    let error = "a,format=qed".parse::<DiskSpec>().unwrap_err().to_string();
+    assert_eq!(error, "disk option format=\"qed\": expected raw, layer, qcow2 or vhdx");
+    let error = "scratch=1M,format=raw".parse::<DiskSpec>().unwrap_err();
+    assert_eq!(error.to_string(), "a scratch disk takes no format");
 }
 
 #[test]
@@ -48,8 +67,8 @@ fn mistakes_name_the_option() {
     let said = |text: &str| text.parse::<DiskSpec>().unwrap_err().to_string();
     assert_eq!(
         said("d,rw"),
-        "unknown disk option \"rw\" (known: ro, direct, queues, serial, engine; \
-         write a comma inside a path twice)"
+        "unknown disk option \"rw\" (known: ro, format, allow-mismatch, direct, queues, serial, \
+         engine; write a comma inside a path twice)"
     );
     assert_eq!(said("d,direct=yes"), "disk option direct=\"yes\": expected on or off");
     assert_eq!(said("d,queues=0"), "disk option queues=\"0\": expected a number from 1 to 64");
