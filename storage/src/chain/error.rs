@@ -113,7 +113,7 @@ impl ChainError {
                 format!(
                     "{digest}bring back the parent as it was (a backup of {parent}), or, if its \
                      contents are right for this child, `cohort disk relink {child} --parent \
-                     {parent}`; --allow-mismatch (allow-mismatch in --disk) opens the chain as it \
+                     {parent} --force`; --allow-mismatch (allow-mismatch in --disk) opens the chain as it \
                      is, and the guest may see its file systems corrupted",
                     parent = parent.display()
                 )

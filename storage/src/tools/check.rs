@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::digest::digest;
 use super::info::{DiskInfo, LayerEntry, Linkage, info};
 use super::io::options;
+use super::lasting;
 use super::one::OneLayer;
 use super::{Progress, ToolError};
 use crate::chain::open;
@@ -114,8 +115,7 @@ fn renew(entry: &LayerEntry, progress: &dyn Progress) -> Result<bool, ToolError>
     if digest(&disk, progress)? != recorded {
         return Ok(false);
     }
-    let identity = disk.state().chain.top().identity();
-    let identity = identity.map_err(|source| DiskError::Layer { path: parent, source })?;
+    let identity = lasting::identity(&disk)?;
     let layer = OneLayer::open(&entry.path, Some(entry.format), Use::Write)?;
     let link = ParentLink { identity: Some(identity), overridden: None, ..link.clone() };
     layer.named(layer.layer.set_parent(&link))?;

@@ -13,6 +13,7 @@ use super::convert::{is_zero, whole};
 use super::create::Parent;
 use super::info::verify;
 use super::io::{DiskIo, PIECE, options};
+use super::lasting;
 use super::new_file::sync_folder;
 use super::one::OneLayer;
 use super::siblings::{children_of, number_of};
@@ -20,7 +21,6 @@ use super::{Progress, ToolError, step};
 use crate::chain::{ChainError, open};
 use crate::disk::Disk;
 use crate::error::DiskError;
-use crate::identity::Identity;
 use crate::layer::{Outcome, Source};
 use crate::link::ParentLink;
 use crate::lock::Use;
@@ -69,7 +69,7 @@ pub fn commit(order: &Commit, progress: &dyn Progress) -> Result<Committed, Tool
             }
             error => error,
         })?;
-    let found = identity(&parent)?;
+    let found = lasting::identity(&parent.disk)?;
     verify(path, &link, &parent_path, &found).map_err(DiskError::from)?;
     if size > parent.size() {
         let (parent, parent_size) = (parent_path, parent.size());
@@ -79,7 +79,7 @@ pub fn commit(order: &Commit, progress: &dyn Progress) -> Result<Committed, Tool
     let copied = copy(&mut child, &mut parent, progress);
     // Also after an error: what was copied so far, the child covers.
     parent.settle()?;
-    let found = identity(&parent)?;
+    let found = lasting::identity(&parent.disk)?;
     let link = ParentLink { identity: Some(found), digest: None, overridden: None, ..link };
     let relinked = child.disk.state().chain.top().set_parent(&link);
     relinked.map_err(|source| DiskError::Layer { path: path.clone(), source })?;
@@ -111,11 +111,6 @@ fn refuse_other_children(order: &Commit, parent: &Path) -> Result<(), ToolError>
         return Ok(());
     }
     Err(ToolError::Children { parent: refused.to_owned(), children })
-}
-
-fn identity(io: &DiskIo) -> Result<Identity, DiskError> {
-    let identity = io.disk.state().chain.top().identity();
-    identity.map_err(|source| DiskError::Layer { path: io.path.clone(), source })
 }
 
 /// Copies what the child has of its own; says how many bytes.

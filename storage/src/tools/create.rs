@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::digest::digest;
 use super::io::options;
+use super::lasting;
 use super::new_file::{NewFile, folder};
 use super::{Progress, ToolError, step};
 use crate::disk::{Disk, DiskOptions};
@@ -149,8 +150,7 @@ pub(super) fn describe(
 
 /// What a child at `child` records of a parent that is open.
 pub(super) fn link(child: &Path, parent: &Parent, disk: &Disk) -> Result<ParentLink, ToolError> {
-    let layer_error = |source| DiskError::Layer { path: parent.path.clone(), source };
-    let identity = disk.state().chain.top().identity().map_err(layer_error)?;
+    let identity = lasting::identity(disk)?;
     let absolute = fs::canonicalize(&parent.path);
     let absolute = absolute.map_err(ToolError::host(&parent.path, "find the place of"))?;
     let from = fs::canonicalize(folder(child));

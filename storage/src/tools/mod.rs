@@ -16,6 +16,7 @@ mod digest;
 mod error;
 mod info;
 mod io;
+mod lasting;
 mod map;
 mod new_file;
 mod one;

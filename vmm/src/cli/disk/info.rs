@@ -41,7 +41,7 @@ pub(super) fn main(args: &Args) -> Done {
 fn show(layer: &LayerEntry) -> String {
     let mut text = format!("{}\n", layer.path.display());
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "  {name:<12}{value}");
+        let _ = writeln!(text, "  {name:<14}{value}");
     };
     line("format", layer.format.name());
     line("size", &both_sizes(layer.size));

@@ -1,0 +1,40 @@
+//! An identity that any later change is sure to change.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::disk::Disk;
+use crate::error::DiskError;
+use crate::identity::Identity;
+
+/// More than the step in which kernels count the times of files (a timer tick, at most 10 ms).
+const TICK: Duration = Duration::from_millis(20);
+/// Most times that someone else's changes are waited for.
+const TRIES: u32 = 10;
+
+/// The identity of a disk's top layer. Where it rests on the times of a file that has only just
+/// been changed, waits until those have moved on: another change in the same step of the kernel's
+/// clock would leave them as they are.
+pub(super) fn identity(disk: &Disk) -> Result<Identity, DiskError> {
+    let (path, top) = (disk.path(), disk.state().chain.top());
+    let ask = || top.identity().map_err(|source| layer_error(path, source));
+    let mut identity = ask()?;
+    for _ in 0..TRIES {
+        let Identity::File(file) = &identity else { break };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = i128::try_from(now.as_nanos()).unwrap_or(i128::MAX);
+        let tick = i128::try_from(TICK.as_nanos()).unwrap_or_default();
+        // A time in the future tells nothing; waiting would not help.
+        if !(0..tick).contains(&now.saturating_sub(file.ctime)) {
+            break;
+        }
+        thread::sleep(TICK);
+        identity = ask()?;
+    }
+    Ok(identity)
+}
+
+fn layer_error(path: &Path, source: crate::layer::LayerError) -> DiskError {
+    DiskError::Layer { path: path.to_owned(), source }
+}
