@@ -1,0 +1,154 @@
+//! Damaged images: refused, or read and written as far as that makes sense. Never a panic, never
+//! memory or time without bound.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const SIZE: u64 = 4 * CLUSTER as u64;
+
+/// An image with data, zero clusters, compressed clusters, and a backing file.
+fn victim(folder: &Path, options: &str) -> PathBuf {
+    let [raw, base, path] = ["raw", "base", "a.qcow2"].map(|name| folder.join(name));
+    std::fs::write(&raw, pattern(3, 2 * CLUSTER)).unwrap();
+    File::create(&base).unwrap().set_len(SIZE).unwrap();
+    let name = format!("{options},backing_file=base,backing_fmt=raw");
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", &name, text(&path), "256k"]);
+    // Compressed clusters, data beside them, and zeroes.
+    let write = |command: &str| {
+        qemu("qemu-io", &["-f", "qcow2", "-c", command, text(&path)]).unwrap();
+    };
+    write("write -c -P 5 0 64k");
+    write("write -P 6 64k 64k");
+    write("write -z 128k 64k");
+    let _ = layer(&path, true).set_parent(&link(&base, Format::Raw));
+    path
+}
+
+/// Everything that can be asked of a layer, in any order; answers do not matter.
+fn provoke(path: &Path, writable: bool) {
+    let file = LayerFile { image: image(path, writable), id: FileId(0) };
+    let layer = match Qcow2Layer::open(file) {
+        Ok(layer) => layer,
+        Err(error) => {
+            let _ = error.to_string();
+            return;
+        }
+    };
+    let _ = layer.identity();
+    let size = layer.info().size;
+    let len = size.min(SIZE);
+    for start in [0, size - len] {
+        let range = DiskRange::new(start, len).unwrap();
+        let mut extents = Vec::new();
+        if let Ok(ticket) = layer.resolve_read(range, &mut extents) {
+            for extent in &extents {
+                if let Source::Encoded { .. } = extent.source {
+                    let mut bytes = vec![0; index(extent.range.len())];
+                    let _ = layer.read_encoded(extent.range, &mut bytes);
+                }
+            }
+            layer.finish(ticket, Outcome::Done).unwrap();
+        }
+        if !writable {
+            continue;
+        }
+        if start == 0 {
+            let _ = layer.announce_change();
+        }
+        let part = DiskRange::new(start + len / 4 / 512 * 512, len / 2 / 512 * 512).unwrap();
+        for outcome in [Outcome::Abort, Outcome::Done] {
+            let mut steps = Vec::new();
+            if let Ok(ticket) = layer.resolve_write(part, &mut steps) {
+                let _ = layer.finish(ticket, outcome);
+            }
+            let mut steps = Vec::new();
+            if let Ok(ticket) = layer.resolve_erase(range, Erase::Zero { unmap: true }, &mut steps)
+            {
+                let _ = layer.finish(ticket, outcome);
+            }
+            let _ = layer.flush_metadata();
+        }
+    }
+    let _ = layer.check(writable);
+    let _ = layer.close();
+}
+
+/// Where to hit: the header, the extensions, a table.
+fn place() -> impl Strategy<Value = u64> {
+    let cluster = CLUSTER as u64;
+    prop_oneof![
+        4 => 0u64..112,
+        2 => 112u64..1024,
+        1 => 0..cluster,
+        2 => (1u64..6, 0u64..64).prop_map(move |(at, inside)| at * cluster + inside),
+        1 => 0..8 * cluster,
+    ]
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        proptest::collection::vec(any::<u8>(), 1..9),
+        Just(vec![0xff; 8]),
+        Just(vec![0; 8]),
+        any::<u64>().prop_map(|number| (1u64 << (number % 64)).to_be_bytes().to_vec()),
+        (0u64..9).prop_map(|cluster| (cluster << 16 | 1 << 63).to_be_bytes().to_vec()),
+        any::<u64>().prop_map(|number| (number | 1 << 62).to_be_bytes().to_vec()),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn mutations(
+        changes in proptest::collection::vec((place(), bytes()), 1..4),
+        cut in proptest::option::weighted(0.1, 0u64..600_000),
+        v2 in proptest::bool::weighted(0.3),
+    ) {
+        use std::sync::OnceLock;
+        static VICTIMS: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
+        let [v3_bytes, v2_bytes] = VICTIMS.get_or_init(|| {
+            ["compat=1.1", "compat=0.10"].map(|options| {
+                let folder = folder();
+                std::fs::read(victim(folder.path(), options)).unwrap()
+            })
+        });
+        let folder = folder();
+        let path = folder.path().join("a.qcow2");
+        for writable in [false, true] {
+            std::fs::write(&path, if v2 { v2_bytes } else { v3_bytes }).unwrap();
+            let file = File::options().write(true).open(&path).unwrap();
+            for (at, bytes) in &changes {
+                file.write_all_at(bytes, *at).unwrap();
+            }
+            if let Some(cut) = cut {
+                file.set_len(cut).unwrap();
+            }
+            provoke(&path, writable);
+        }
+    }
+}
+
+/// What the mutations start from is sound.
+#[test]
+fn the_victims_are_healthy() {
+    for options in ["compat=1.1", "compat=0.10"] {
+        let folder = folder();
+        let path = victim(folder.path(), options);
+        let whole = layer(&path, false);
+        let mut extents = Vec::new();
+        let ticket = whole.resolve_read(DiskRange::new(0, SIZE).unwrap(), &mut extents).unwrap();
+        whole.finish(ticket, Outcome::Done).unwrap();
+        assert!(matches!(extents[0].source, Source::Encoded { .. }), "{extents:?}");
+        assert!(matches!(extents[1].source, Source::Data { .. }), "{extents:?}");
+        assert!(matches!(extents.last().unwrap().source, Source::Transparent), "{extents:?}");
+        assert_eq!(whole.check(false).unwrap(), []);
+        provoke(&path, true);
+        assert_clean(&path);
+    }
+}
