@@ -15,6 +15,7 @@ mod layer;
 mod pins;
 mod qcow2;
 pub(crate) mod raw;
+mod vhdx;
 
 /// A layer's file, about to be opened.
 pub(crate) struct LayerFile {
@@ -44,7 +45,7 @@ pub(crate) fn open(format: Format, file: LayerFile) -> Result<Box<dyn Layer>, Fo
         Format::Raw => Ok(Box::new(raw::RawLayer::open(file)?)),
         Format::Layer => Ok(Box::new(layer::RuntimeLayer::open(file)?)),
         Format::Qcow2 => Ok(Box::new(qcow2::Qcow2Layer::open(file)?)),
-        Format::Vhdx => Err(FormatError::Unsupported { what: format!("the format {format}") }),
+        Format::Vhdx => Ok(Box::new(vhdx::open(file)?)),
     }
 }
 
@@ -58,7 +59,7 @@ pub(crate) fn create(
         Format::Raw => raw::create(image, new),
         Format::Layer => layer::create(image, new),
         Format::Qcow2 => qcow2::create(image, new),
-        Format::Vhdx => Err(FormatError::Unsupported { what: format!("the format {format}") }),
+        Format::Vhdx => vhdx::create(image, new),
     }
 }
 
