@@ -1,0 +1,390 @@
+//! `cohort disk`: what it makes, what it refuses, and how it says what is wrong with a chain.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use cohort_tests::processes::Signal;
+use cohort_tests::{Cohort, Finished, cohort, kvm_is_there};
+use serde_json::Value;
+
+/// A folder of disks.
+struct Disks(tempfile::TempDir);
+
+impl Disks {
+    fn new() -> Disks {
+        Disks(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A command line, in which `@` stands for the folder.
+    fn command(&self, line: &str) -> Cohort {
+        let folder = format!("{}/", self.0.path().display());
+        Cohort::new(line.split_whitespace().map(|word| word.replace('@', &folder)))
+    }
+
+    /// `cohort disk …`, to its end.
+    fn disk(&self, line: &str) -> Finished {
+        self.command(&format!("disk {line}")).finish()
+    }
+
+    /// The same, which must succeed.
+    #[track_caller]
+    fn done(&self, line: &str) -> Finished {
+        let finished = self.disk(line);
+        finished.expect_status(0);
+        finished
+    }
+
+    /// The same, which must fail with one error message that has these parts.
+    #[track_caller]
+    fn refused(&self, line: &str, status: i32, parts: &[&str]) {
+        let finished = self.disk(line);
+        finished.expect_status(status).expect_message(&["error: "]).expect_message(parts);
+        assert_eq!(finished.stderr.matches("error: ").count(), 1, "{}", finished.stderr);
+    }
+
+    /// A raw disk of 16 MiB with some bytes.
+    fn raw(&self, name: &str, content: &[(u64, &[u8])]) {
+        let file = fs::File::create(self.at(name)).expect("a new file");
+        file.set_len(16 << 20).expect("room");
+        self.write(name, content);
+    }
+
+    /// Writes to a file without cohort's knowing.
+    fn write(&self, name: &str, content: &[(u64, &[u8])]) {
+        let file = fs::File::options().write(true).open(self.at(name)).expect("a file");
+        for (at, bytes) in content {
+            file.write_all_at(bytes, *at).expect("room");
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.0.path()).expect("the folder");
+        let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("an entry").file_name();
+        let mut names: Vec<String> =
+            entries.map(|entry| name(entry).to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
+    /// What the layers of a disk are, by `cohort disk info`.
+    fn layers(&self, name: &str) -> Vec<Value> {
+        let finished = self.done(&format!("info --chain --json @{name}"));
+        let value: Value = serde_json::from_str(&finished.stdout).expect("JSON");
+        value["layers"].as_array().expect("layers").clone()
+    }
+
+    /// Runs a tool of QEMU in the folder; `None` when it is not installed.
+    fn qemu(&self, tool: &str, arguments: &[&str]) -> Option<Output> {
+        match Command::new(tool).args(arguments).current_dir(self.0.path()).output() {
+            Ok(output) => Some(output),
+            Err(error) => {
+                eprintln!("skipped: {tool}: {error}");
+                None
+            }
+        }
+    }
+}
+
+/// An identity as JSON, in a part of the words that messages use for it.
+fn words(identity: &Value) -> String {
+    match identity["id"].as_str() {
+        Some(id) => id.to_owned(),
+        None => format!("modified {}", identity["file"]["mtime"]),
+    }
+}
+
+#[test]
+fn what_cannot_be_made_is_refused_and_leaves_nothing() {
+    let disks = Disks::new();
+    disks.raw("base.raw", &[]);
+    disks.refused("create @base.raw --size 1M", 2, &["base.raw already exists", "help: "]);
+    disks.refused("create @a.layer --size 1M --format qed", 2, &["qed", "layer, qcow2, vhdx"]);
+    disks.refused("create @a.layer", 2, &["neither a size nor a parent", "--size 10G"]);
+    disks.refused("create @a.layer --size 10", 2, &["10M"]);
+    disks.refused("create @a.layer --size 100B", 2, &["512"]);
+    disks.refused("create @a.layer --size 1M --protect", 2, &["--protect", "--parent"]);
+    disks.refused("create @no/a.layer --size 1M", 125, &["/no", "No such file"]);
+    disks.refused("create @a.layer --parent @gone.raw", 125, &["gone.raw does not exist"]);
+    disks.refused("create @a.raw --parent @base.raw", 2, &["a.raw", "raw", "parent"]);
+    let fewer = ["1048576", "16777216", "base.raw"];
+    disks.refused("create @a.layer --parent @base.raw --size 1M", 2, &fewer);
+    disks.refused("convert @base.raw @base.raw", 2, &["base.raw already exists"]);
+    disks.refused("convert @gone.raw @a.raw", 125, &["gone.raw does not exist"]);
+    disks.refused("commit @base.raw", 2, &["records no parent"]);
+    disks.refused("relink @base.raw --parent @base.raw", 43, &["its own ancestor"]);
+    disks.refused("info @gone.raw", 125, &["gone.raw does not exist"]);
+    disks.refused("check @gone.raw", 1, &["gone.raw does not exist"]);
+    disks.refused("compare @base.raw @gone.raw", 2, &["gone.raw does not exist"]);
+    disks.refused("map @base.raw --format qcow2", 125, &["base.raw", "no qcow2 image"]);
+    assert_eq!(disks.names(), ["base.raw"]);
+}
+
+#[test]
+fn a_parent_that_has_changed_is_named_with_both_identities() {
+    for format in ["layer", "qcow2"] {
+        let disks = Disks::new();
+        disks.raw("base.raw", &[]);
+        let child = format!("child.{format}");
+        disks.done(&format!("create @{child} --parent @base.raw"));
+        disks.done(&format!("check @{child}"));
+        let before = words(&disks.layers(&child)[0]["parent"]["identity"]);
+        disks.write("base.raw", &[(0, b"x")]);
+        let layers = disks.layers(&child);
+        assert_eq!(layers[0]["linkage"]["state"], "broken");
+        assert_eq!(layers[0]["linkage"]["kind"], "mismatch");
+        let after = words(&layers[1]["identity"]);
+        assert_ne!(before, after);
+        let parts = [&*child, "base.raw", &before, &after, "help: ", "--allow-mismatch"];
+        for line in ["map @CHILD", "convert @CHILD @out.raw", "create @a.layer --parent @CHILD"] {
+            disks.refused(&line.replace("CHILD", &child), 40, &parts);
+        }
+        let checked = disks.disk(&format!("check @{child}"));
+        checked.expect_status(40);
+        assert!(checked.stdout.contains(&before) && checked.stdout.contains(&after));
+        assert_eq!(disks.names(), ["base.raw", &child]);
+    }
+}
+
+#[test]
+fn a_missing_parent_and_a_cycle_have_statuses_of_their_own() {
+    let disks = Disks::new();
+    disks.done("create @base.layer --size 1M");
+    disks.done("create @child.layer --parent @base.layer");
+    fs::remove_file(disks.at("base.layer")).expect("a file");
+    disks.refused("map @child.layer", 42, &["child.layer", "base.layer", "relink"]);
+    disks.disk("check @child.layer").expect_status(42);
+    assert_eq!(disks.layers("child.layer")[0]["linkage"]["kind"], "missing");
+    fs::hard_link(disks.at("child.layer"), disks.at("base.layer")).expect("a link");
+    disks.refused("map @child.layer", 43, &["its own ancestor"]);
+    disks.disk("check @child.layer").expect_status(43);
+    assert_eq!(disks.layers("child.layer")[0]["linkage"]["kind"], "cycle");
+}
+
+#[test]
+fn a_parent_that_someone_writes_to_is_in_use() {
+    let disks = Disks::new();
+    disks.raw("base.raw", &[]);
+    disks.done("create @child.layer --parent @base.raw");
+    let base = fs::File::open(disks.at("base.raw")).expect("a file");
+    let lock = rustix::fs::FlockOperation::NonBlockingLockShared;
+    rustix::fs::fcntl_lock(&base, lock).expect("a lock");
+    disks.refused("map @child.layer", 45, &["base.raw", "locked by", "help: "]);
+    // A look takes no lock.
+    assert_eq!(disks.layers("child.layer")[0]["linkage"]["state"], "ok");
+    drop(base);
+    disks.done("map @child.layer");
+}
+
+#[test]
+fn a_child_that_qemu_made_does_not_say_what_its_parent_was() {
+    let disks = Disks::new();
+    disks.raw("base.raw", &[(0, b"base")]);
+    let arguments = ["create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "child.qcow2"];
+    if disks.qemu("qemu-img", &arguments).is_none() {
+        return;
+    }
+    disks.refused("map @child.qcow2", 41, &["child.qcow2", "does not record", "--force"]);
+    disks.refused("relink @child.qcow2 --parent @base.raw", 2, &["not known", "--force"]);
+    disks.done("relink @child.qcow2 --parent @base.raw --force");
+    disks.done("compare @child.qcow2 @base.raw");
+    let output = disks.qemu("qemu-img", &["compare", "child.qcow2", "base.raw"]);
+    assert!(output.expect("qemu-img").status.success(), "QEMU follows it as before");
+}
+
+#[test]
+fn copies_are_equal_and_hold_differences_only() {
+    let disks = Disks::new();
+    disks.raw("base.raw", &[(0, b"base"), (1 << 20, &[7; 65536])]);
+    let content: [(u64, &[u8]); 3] =
+        [(0, b"base"), (3 << 20, &[1; 65536]), ((16 << 20) - 512, &[2; 512])];
+    disks.raw("new.raw", &content);
+    disks.disk("compare @base.raw @new.raw").expect_status(1);
+    for format in ["layer", "qcow2"] {
+        let line = format!("convert @new.raw @child.{format} --parent @base.raw --json");
+        let copied: Value = serde_json::from_str(&disks.done(&line).stdout).expect("JSON");
+        assert!(copied["written"].as_u64().expect("a number") <= 4 * 65536, "{copied}");
+        disks.done(&format!("compare @child.{format} @new.raw"));
+        disks.done(&format!("check @child.{format}"));
+        disks.done(&format!("convert @child.{format} @flat-{format}.qcow2"));
+        disks.done(&format!("convert @child.{format} @flat-{format}.raw"));
+        for copy in [format!("flat-{format}.qcow2"), format!("flat-{format}.raw")] {
+            disks.done(&format!("compare @{copy} @new.raw"));
+            let Some(output) = disks.qemu("qemu-img", &["compare", &copy, "new.raw"]) else {
+                continue;
+            };
+            assert!(output.status.success(), "{copy}: {output:?}");
+        }
+        if let Some(output) = disks.qemu("qemu-img", &["check", &format!("flat-{format}.qcow2")]) {
+            assert!(output.status.success(), "{output:?}");
+        }
+    }
+    disks.write("flat-layer.raw", &[(5 << 20, b"!")]);
+    let finished = disks.disk("compare @flat-layer.raw @new.raw");
+    finished.expect_status(1);
+    assert!(finished.stdout.contains("5242880"), "{}", finished.stdout);
+}
+
+#[test]
+fn a_map_names_layer_and_offset() {
+    let disks = Disks::new();
+    disks.raw("base.raw", &[(1 << 20, &[7; 65536])]);
+    disks.raw("new.raw", &[(1 << 20, &[7; 65536]), (2 << 20, &[9; 65536])]);
+    disks.done("convert @new.raw @child.layer --parent @base.raw");
+    let map: Value =
+        serde_json::from_str(&disks.done("map --json @child.layer").stdout).expect("JSON");
+    let data = |start: u64| {
+        let entries = map.as_array().expect("a list").iter();
+        let found = entries.filter(|entry| entry["start"] == start && entry["data"] == true);
+        let found: Vec<_> = found.collect();
+        assert_eq!(found.len(), 1, "{map}");
+        (found[0]["depth"].as_u64(), found[0]["offset"].as_u64().expect("an offset"))
+    };
+    assert_eq!(data(1 << 20), (Some(1), 1 << 20));
+    let (depth, offset) = data(2 << 20);
+    assert_eq!(depth, Some(0));
+    let file = fs::read(disks.at("child.layer")).expect("the layer");
+    assert_eq!(file[usize::try_from(offset).expect("small")..][..65536], [9; 65536]);
+}
+
+#[test]
+fn a_merge_changes_the_parent_and_spares_its_other_children() {
+    for format in ["layer", "qcow2"] {
+        let disks = Disks::new();
+        disks.raw("base.raw", &[(0, b"base"), (1 << 20, &[7; 65536])]);
+        disks.raw("new.raw", &[(0, b"base"), (3 << 20, &[1; 65536])]);
+        disks.done(&format!("convert @new.raw @child.{format} --parent @base.raw"));
+        disks.done("create @other.layer --parent @base.raw");
+        let line = format!("commit @child.{format}");
+        disks.refused(&line, 2, &["base.raw has other children", "other.layer", "--force"]);
+        disks.done("check @other.layer");
+        fs::remove_file(disks.at("other.layer")).expect("a file");
+        disks.done(&line);
+        for disk in [format!("child.{format}"), "base.raw".to_owned()] {
+            disks.done(&format!("compare @{disk} @new.raw"));
+            disks.done(&format!("check @{disk}"));
+        }
+        disks.done(&format!("{line} --delete"));
+        assert_eq!(disks.names(), ["base.raw", "new.raw"]);
+    }
+}
+
+#[test]
+fn a_digest_tells_that_a_copied_parent_is_the_same() {
+    let disks = Disks::new();
+    disks.raw("base.raw", &[(1 << 20, b"content")]);
+    disks.done("create @child.layer --parent @base.raw --digest");
+    disks.done("create @plain.layer --parent @base.raw");
+    fs::copy(disks.at("base.raw"), disks.at("copy.raw")).expect("a copy");
+    fs::rename(disks.at("copy.raw"), disks.at("base.raw")).expect("its name");
+    disks.disk("check @child.layer").expect_status(40);
+    let finished = disks.done("check --digest @child.layer");
+    assert!(finished.stdout.contains("new identity is recorded"), "{}", finished.stdout);
+    disks.done("check @child.layer");
+    disks.disk("check --digest @plain.layer").expect_status(40);
+
+    fs::rename(disks.at("base.raw"), disks.at("moved.raw")).expect("its name");
+    let id = disks.layers("child.layer")[0]["identity"].clone();
+    disks.done("relink @child.layer --parent @moved.raw");
+    assert_eq!(disks.layers("child.layer")[0]["identity"], id);
+    disks.write("moved.raw", &[(1 << 20, b"?")]);
+    disks.disk("check --digest @child.layer").expect_status(40);
+    let parts = ["not known", "digest", "--force"];
+    disks.refused("relink @child.layer --parent @moved.raw", 2, &parts);
+    disks.done("relink @child.layer --parent @moved.raw --force");
+    disks.done("check @child.layer");
+}
+
+#[test]
+fn a_snapshot_freezes_its_parent() {
+    let disks = Disks::new();
+    disks.raw("base.raw", &[(0, b"base")]);
+    disks.done("snapshot @base.raw @work.layer --protect");
+    let mode = fs::metadata(disks.at("base.raw")).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o222, 0);
+    disks.done("check @work.layer");
+    disks.done("compare @work.layer @base.raw");
+    let link = disks.layers("work.layer")[0]["parent"].clone();
+    assert_eq!((&link["relative"], &link["format"]), (&"base.raw".into(), &"raw".into()));
+}
+
+#[test]
+fn a_folder_of_layers_can_move() {
+    let disks = Disks::new();
+    fs::create_dir(disks.at("old")).expect("a folder");
+    fs::create_dir(disks.at("old/below")).expect("a folder");
+    disks.raw("old/base.raw", &[(0, b"base")]);
+    disks.done("create @old/below/child.layer --parent @old/base.raw");
+    fs::rename(disks.at("old"), disks.at("new")).expect("another name");
+    disks.done("check @new/below/child.layer");
+}
+
+#[test]
+fn a_signal_stops_work_and_nothing_is_left() {
+    let disks = Disks::new();
+    // Hashing this takes far longer than anyone waits.
+    fs::File::create(disks.at("huge.raw")).expect("a file").set_len(1 << 43).expect("a hole");
+    let running = disks.command("disk create @child.layer --parent @huge.raw --digest").start();
+    let status = format!("/proc/{}/status", running.pid());
+    let deadline = Instant::now() + cohort::PATIENCE;
+    // Until it has made signals its own.
+    while !fs::read_to_string(&status).is_ok_and(|text| text.contains("SigBlk:\t0000000000004003"))
+    {
+        assert!(Instant::now() < deadline, "signals were never blocked");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    running.signal(Signal::INT);
+    let finished = running.finish();
+    finished.expect_status(130).expect_message(&["interrupted"]);
+    assert_eq!(disks.names(), ["huge.raw"]);
+}
+
+#[test]
+fn guests_run_on_layers_of_their_own() {
+    if !kvm_is_there() {
+        return;
+    }
+    let disks = Disks::new();
+    disks.raw("base.raw", &[]);
+    let run = |disk: &str, script: &str| {
+        disks.command(&format!("run --disk {disk} --script")).arg(script).finish()
+    };
+    let script = "blk.write 1M 4M seed=5; blk.flush; blk.verify 1M 4M seed=5; exit 0";
+    // finish() checks that the folder for temporary files is empty.
+    run("parent=@base.raw", script).expect_status(0);
+    disks.done("create @child.layer --parent @base.raw");
+    disks.done("compare @child.layer @base.raw");
+    run("@child.layer", script).expect_status(0);
+    run("@child.layer,ro", "blk.verify 1M 4M seed=5; exit 0").expect_status(0);
+    disks.disk("compare @child.layer @base.raw").expect_status(1);
+    disks.write("base.raw", &[(0, b"x")]);
+    let parts = ["child.layer has changed", "help: "];
+    run("@child.layer", "exit 0").expect_status(40).expect_message(&parts);
+    let finished = run("@child.layer,allow-mismatch", "exit 0");
+    finished.expect_status(0).expect_message(&["warning: ", "has changed"]);
+    assert!(disks.layers("child.layer")[0]["parent"]["overridden"].is_object());
+    fs::remove_file(disks.at("base.raw")).expect("a file");
+    run("@child.layer", "exit 0").expect_status(42);
+}
+
+#[test]
+fn guests_of_a_lab_share_a_parent() {
+    if !kvm_is_there() {
+        return;
+    }
+    let disks = Disks::new();
+    disks.raw("base.raw", &[(0, b"base")]);
+    let before = fs::read(disks.at("base.raw")).expect("the disk");
+    let lab = "schema = 1\n[vm.a]\ncount = 3\ndisks = [{ parent = \"base.raw\" }]\n\
+               script = \"blk.write 1M 4M seed={index+1}; blk.verify 1M 4M seed={index+1}; \
+               exit 0\"\n";
+    fs::write(disks.at("trial.toml"), lab).expect("a file");
+    disks.command("lab run @trial.toml --results @results").finish().expect_status(0);
+    assert!(fs::read(disks.at("base.raw")).expect("the disk") == before);
+}
