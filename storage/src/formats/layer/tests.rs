@@ -17,6 +17,7 @@ use crate::request::{DiskRequest, Operation};
 mod copies;
 mod headers;
 mod model;
+mod order;
 mod states;
 
 const OPTIONS: DiskOptions = DiskOptions {

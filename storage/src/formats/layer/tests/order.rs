@@ -1,0 +1,155 @@
+//! What is durable before what, what is remembered for how long, and many threads at once.
+
+use super::*;
+use crate::crash::{Change, Dice, Recorder};
+
+const SIZE: u64 = 64 * BLOCK;
+
+/// The layer of a place, and what happens to its file.
+fn recorded(place: &Place, memory: usize) -> (RuntimeLayer, Recorder) {
+    let recorder = Recorder::default();
+    let file = File::options().read(true).write(true).open(&place.layer).unwrap();
+    let installed = recorder.install();
+    let image = Arc::new(ImageFile::new(file, &place.layer, true));
+    drop(installed);
+    let layer = RuntimeLayer::open_with(LayerFile { image, id: FileId(0) }, memory).unwrap();
+    (layer, recorder)
+}
+
+/// Offset and kind of everything that happened since the `known` first changes.
+fn since(recorder: &Recorder, known: usize) -> Vec<(&'static str, u64)> {
+    let changes = recorder.changes().split_off(known);
+    let told = changes.into_iter().map(|(_, change)| match change {
+        Change::Write { at, .. } => ("write", at),
+        Change::Punch { at, .. } => ("punch", at),
+        Change::ZeroRange { at, .. } => ("zero", at),
+        Change::SetLen(len) => ("set length", len),
+        Change::Sync => ("sync", 0),
+    });
+    told.collect()
+}
+
+fn erase(layer: &RuntimeLayer, start: u64, len: u64) -> (Ticket, Vec<WriteStep>) {
+    let mut steps = Vec::new();
+    let range = DiskRange::new(start, len).unwrap();
+    let ticket = layer.resolve_erase(range, Erase::Zero { unmap: true }, &mut steps).unwrap();
+    (ticket, steps)
+}
+
+#[test]
+fn what_is_erased_is_known_to_be_zero_before_it_is_taken_away() {
+    let place = Place::on_disk(SIZE, Some(SIZE));
+    write(&mut place.queue(), 0, &pattern(1, 2 * 4096));
+    let (layer, recorder) = recorded(&place, MEMORY);
+    assert_eq!(since(&recorder, 0), []);
+    let (ticket, steps) = erase(&layer, BLOCK, 2 * BLOCK);
+    assert_eq!(since(&recorder, 0), [("write", geometry::MAP_OFFSET), ("sync", 0)]);
+    let at = layer.geometry.offset(BLOCK).unwrap();
+    let punch = WriteStep::ZeroFill { file: FileId(0), at, len: BLOCK, unmap: true };
+    assert_eq!(steps, [punch]);
+    // A crash now: the data is still there, and what was the parent's is zero.
+    let found = states(&open(&place.layer, false).unwrap());
+    assert_eq!(found[..4], [State::Data, State::Data, State::Zero, State::Transparent]);
+    layer.finish(ticket, Outcome::Done).unwrap();
+    // What is known already costs nothing.
+    let (ticket, steps) = erase(&layer, BLOCK, 2 * BLOCK);
+    layer.finish(ticket, Outcome::Done).unwrap();
+    assert_eq!((since(&recorder, 2), steps), (vec![], vec![]));
+}
+
+#[test]
+fn a_base_needs_no_zero_map() {
+    let place = Place::on_disk(SIZE, None);
+    write(&mut place.queue(), 0, &pattern(1, 4096));
+    let (layer, recorder) = recorded(&place, MEMORY);
+    let (ticket, steps) = erase(&layer, 0, SIZE);
+    layer.finish(ticket, Outcome::Done).unwrap();
+    assert_eq!((since(&recorder, 0), steps.len()), (vec![], 1));
+}
+
+#[test]
+fn an_erasure_that_fails_leaves_no_bytes_of_the_parent() {
+    let place = Place::on_disk(SIZE, Some(SIZE));
+    write(&mut place.queue(), 0, &pattern(1, 2 * 4096));
+    let layer = place.open();
+    let (ticket, _) = erase(&layer, 512, 4 * BLOCK);
+    // Of a copy-up that was not the only step.
+    let copied = layer.geometry.body() + 4 * BLOCK;
+    layer.image.write_at(&[9; 4096], copied).unwrap();
+    layer.finish(ticket, Outcome::Abort).unwrap();
+    let (data, zero, clear) = (State::Data, State::Zero, State::Transparent);
+    assert_eq!(states(&layer)[..6], [data, zero, zero, zero, clear, clear]);
+    layer.image.sync().unwrap();
+    let found = states(&open(&place.layer, false).unwrap());
+    assert_eq!(found[..6], [data, zero, zero, zero, clear, clear]);
+}
+
+#[test]
+fn a_header_is_durable_when_it_counts() {
+    let place = Place::on_disk(SIZE, Some(SIZE));
+    let (layer, recorder) = recorded(&place, MEMORY);
+    let [even, odd] = header::SLOTS;
+    layer.announce_change().unwrap();
+    assert_eq!(since(&recorder, 0), [("write", odd), ("sync", 0)]);
+    layer.close().unwrap();
+    assert_eq!(since(&recorder, 2), [("sync", 0), ("write", even), ("sync", 0)]);
+}
+
+#[test]
+fn what_is_under_way_is_not_forgotten() {
+    let place = Place::on_disk(64 << 20, Some(BLOCK));
+    // Room for one window in each part of the memory.
+    let (layer, _) = recorded(&place, 0);
+    let range = DiskRange::new(0, BLOCK).unwrap();
+    let ticket = layer.resolve_write(range, &mut Vec::new()).unwrap();
+    layer.image.write_at(&[1; 4096], layer.geometry.body()).unwrap();
+    layer.image.sync().unwrap();
+    // Those who ask meanwhile still get what was there before.
+    assert!(states(&layer).iter().all(|&state| state == State::Transparent));
+    assert!(states(&layer).iter().all(|&state| state == State::Transparent));
+    layer.finish(ticket, Outcome::Done).unwrap();
+    assert_eq!(states(&layer)[0], State::Data);
+    assert_eq!(states(&layer)[0], State::Data);
+}
+
+/// Every thread has every fourth sector to itself, and shares all blocks with the others.
+#[test]
+fn threads_that_share_blocks_do_not_harm_each_other() {
+    const THREADS: usize = 4;
+    const SECTORS: usize = 64;
+    for place in Place::everywhere(SECTORS as u64 * 512, Some(SECTORS as u64 * 512)) {
+        let disk = Disk::open(&place.layer, &OPTIONS).unwrap();
+        let work = |thread: usize| {
+            let mut queue = disk.queue(2).unwrap();
+            let mut dice = Dice::new(thread as u64);
+            let mut held: Vec<Option<Vec<u8>>> = vec![None; SECTORS];
+            for _ in 0..400 {
+                let sector = dice.below(SECTORS / THREADS) * THREADS + thread;
+                let (start, seed) = (sector as u64 * 512, u8::try_from(dice.below(256)).unwrap());
+                if dice.chance(30) {
+                    discard(&mut queue, start, 512);
+                    held[sector] = Some(vec![0; 512]);
+                } else {
+                    write(&mut queue, start, &pattern(seed, 512));
+                    held[sector] = Some(pattern(seed, 512));
+                }
+            }
+            held
+        };
+        let mut wanted = place.below.clone();
+        std::thread::scope(|scope| {
+            let work = &work;
+            let threads: Vec<_> =
+                (0..THREADS).map(|thread| scope.spawn(move || work(thread))).collect();
+            for thread in threads {
+                for (sector, held) in thread.join().unwrap().into_iter().enumerate() {
+                    if let Some(bytes) = held {
+                        wanted[sector * 512..(sector + 1) * 512].copy_from_slice(&bytes);
+                    }
+                }
+            }
+        });
+        drop(disk);
+        assert!(read(&mut place.queue(), 0, wanted.len()) == wanted);
+    }
+}
