@@ -13,7 +13,7 @@ use crate::engine::sys;
 use crate::transfer::SpaceChange;
 
 /// Bytes in a block.
-const BLOCK: u64 = 4096;
+pub(super) const BLOCK: u64 = 4096;
 const BLOCK_BYTES: usize = 4096;
 
 #[derive(Clone, Debug)]
@@ -48,6 +48,11 @@ impl FileState {
             self.blocks.entry(number).or_insert(Block::Unwritten);
         }
         self.len = self.len.max(at + len);
+    }
+
+    /// Whether the block with byte `at` was ever written.
+    pub(super) fn is_written(&self, at: u64) -> bool {
+        matches!(self.blocks.get(&(at / BLOCK)), Some(Block::Written(_)))
     }
 
     fn write(&mut self, mut at: u64, bytes: &[u8]) {

@@ -5,9 +5,10 @@
 //! whole, torn between sectors, or not at all; each in any order, that is, with the bytes of any of
 //! the writes that overlap.
 
+use std::collections::BTreeSet;
 use std::process::Command;
 
-use super::file::FileState;
+use super::file::{BLOCK, FileState};
 use super::history::{Allowed, Version};
 use super::session::{Session, look, touch};
 use super::{Change, Dice};
@@ -59,6 +60,8 @@ pub(super) fn replay(session: &Session, samples: usize, seed: u64) -> Result<Tal
     let changes = session.recorder.changes();
     let (mut durable, mut pending) = (FileState::default(), Vec::<&Change>::new());
     let (mut dice, mut tally) = (Dice::new(seed), Tally::default());
+    // A format whose map is the file system's relies on how that one writes to holes.
+    let by_extents = Format::of_name(&session.path) == Format::Layer;
     for time in 0..=changes.len() {
         if let Some((path, change)) = time.checked_sub(1).and_then(|last| changes.get(last)) {
             if *path != session.path {
@@ -82,8 +85,25 @@ pub(super) fn replay(session: &Session, samples: usize, seed: u64) -> Result<Tal
         for fate in fates {
             let mut state = durable.clone();
             let allocate = dice.chance(40);
+            let mut lost = BTreeSet::new();
             for (number, change) in pending.iter().enumerate() {
-                befall(&mut state, change, number, fate, allocate, &mut dice);
+                match change {
+                    Change::Write { at, bytes } if by_extents => {
+                        for (at, bytes) in blocks(*at, bytes) {
+                            let change = Change::Write { at, bytes: bytes.to_vec() };
+                            let sound = state.is_written(at)
+                                || first_write(&change, number, fate, &mut lost, &mut dice);
+                            if sound && state.is_written(at) {
+                                befall(&mut state, &change, number, fate, allocate, &mut dice);
+                            } else if sound {
+                                state.apply(&change);
+                            } else if allocate {
+                                state.allocate(at, bytes.len() as u64);
+                            }
+                        }
+                    }
+                    _ => befall(&mut state, change, number, fate, allocate, &mut dice),
+                }
             }
             state.store(&session.path).unwrap();
             let foreign = tally.states % 97 == 13;
@@ -104,6 +124,43 @@ pub(super) fn replay(session: &Session, samples: usize, seed: u64) -> Result<Tal
         }
     }
     Ok(tally)
+}
+
+/// A write cut along the file system's blocks.
+fn blocks(at: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
+    let (mut at, mut rest) = (at, bytes);
+    std::iter::from_fn(move || {
+        let room = usize::try_from(BLOCK - at % BLOCK).unwrap();
+        let (part, more) = rest.split_at(rest.len().min(room));
+        let found = (at, part);
+        (at, rest) = (at + part.len() as u64, more);
+        (!part.is_empty()).then_some(found)
+    })
+}
+
+/// Whether a write to a block that was never written is there. File systems say that such a block is
+/// written only when all of it is on the device, with all that was written to it before that; so
+/// it is there whole or not at all, and a part of it not without what was written before.
+fn first_write(
+    change: &Change,
+    number: usize,
+    fate: Fate,
+    lost: &mut BTreeSet<u64>,
+    dice: &mut Dice,
+) -> bool {
+    let Change::Write { at, bytes } = change else { return true };
+    let there = match fate {
+        Fate::All => true,
+        Fate::None => false,
+        Fate::Some(parts) | Fate::Torn(parts) => dice.chance(parts),
+        Fate::AllBut(other) => number != other,
+        Fate::Only(other) => number == other,
+    };
+    let there = there && (bytes.len() as u64 == BLOCK || !lost.contains(&(at / BLOCK)));
+    if !there {
+        lost.insert(at / BLOCK);
+    }
+    there
 }
 
 fn short(change: &Change) -> String {

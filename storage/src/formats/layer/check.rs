@@ -75,7 +75,9 @@ impl RuntimeLayer {
             // Holes and zeroes read the same.
             return Ok(());
         }
-        self.image.sync().map_err(FormatError::host("sync", 0))?;
+        if !self.info.read_only {
+            self.image.sync().map_err(FormatError::host("sync", 0))?;
+        }
         if let Some(seal) = self.header().seal {
             let now = seal::written(&self.image, &self.geometry)?;
             if now != seal.written {
