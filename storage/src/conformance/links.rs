@@ -26,8 +26,7 @@ fn create(path: &Path, link: ParentLink) {
 fn a_child_keeps_its_record_whole() {
     for subject in children(PARENT_SIZE) {
         let parent = subject.parent.as_deref().unwrap();
-        let recorded = subject.open(&READ_ONLY);
-        let recorded = testkit::top(&recorded).info().parent.clone().unwrap();
+        let recorded = testkit::top(&subject.open(&READ_ONLY)).info().parent.clone().unwrap();
         let made = testkit::link_to(parent);
         assert_eq!(recorded, made, "{}", subject.name());
 
