@@ -128,7 +128,7 @@ fn what_cannot_be_made_is_refused_and_leaves_nothing() {
 
 #[test]
 fn a_parent_that_has_changed_is_named_with_both_identities() {
-    for format in ["layer", "qcow2"] {
+    for format in ["layer", "qcow2", "vhdx"] {
         let disks = Disks::new();
         disks.raw("base.raw", &[]);
         let child = format!("child.{format}");
@@ -206,15 +206,15 @@ fn copies_are_equal_and_hold_differences_only() {
         [(0, b"base"), (3 << 20, &[1; 65536]), ((16 << 20) - 512, &[2; 512])];
     disks.raw("new.raw", &content);
     disks.disk("compare @base.raw @new.raw").expect_status(1);
-    for format in ["layer", "qcow2"] {
+    for format in ["layer", "qcow2", "vhdx"] {
         let line = format!("convert @new.raw @child.{format} --parent @base.raw --json");
         let copied: Value = serde_json::from_str(&disks.done(&line).stdout).expect("JSON");
         assert!(copied["written"].as_u64().expect("a number") <= 4 * 65536, "{copied}");
         disks.done(&format!("compare @child.{format} @new.raw"));
         disks.done(&format!("check @child.{format}"));
-        disks.done(&format!("convert @child.{format} @flat-{format}.qcow2"));
-        disks.done(&format!("convert @child.{format} @flat-{format}.raw"));
-        for copy in [format!("flat-{format}.qcow2"), format!("flat-{format}.raw")] {
+        for to in ["qcow2", "vhdx", "raw"] {
+            let copy = format!("flat-{format}.{to}");
+            disks.done(&format!("convert @child.{format} @{copy}"));
             disks.done(&format!("compare @{copy} @new.raw"));
             let Some(output) = disks.qemu("qemu-img", &["compare", &copy, "new.raw"]) else {
                 continue;
@@ -255,7 +255,7 @@ fn a_map_names_layer_and_offset() {
 
 #[test]
 fn a_merge_changes_the_parent_and_spares_its_other_children() {
-    for format in ["layer", "qcow2"] {
+    for format in ["layer", "qcow2", "vhdx"] {
         let disks = Disks::new();
         disks.raw("base.raw", &[(0, b"base"), (1 << 20, &[7; 65536])]);
         disks.raw("new.raw", &[(0, b"base"), (3 << 20, &[1; 65536])]);
@@ -312,6 +312,24 @@ fn a_snapshot_freezes_its_parent() {
     disks.done("compare @work.layer @base.raw");
     let link = disks.layers("work.layer")[0]["parent"].clone();
     assert_eq!((&link["relative"], &link["format"]), (&"base.raw".into(), &"raw".into()));
+}
+
+#[test]
+fn a_link_that_only_cohort_follows_is_told() {
+    let disks = Disks::new();
+    disks.raw("base.raw", &[]);
+    disks.done("create @base.vhdx --size 16M");
+    for (parent, child, alone) in [
+        ("base.raw", "a.qcow2", false),
+        ("base.raw", "a.vhdx", true),
+        ("base.vhdx", "b.vhdx", false),
+        ("base.vhdx", "b.qcow2", true),
+    ] {
+        let made = disks.done(&format!("create @{child} --parent @{parent}"));
+        assert_eq!(made.stderr.contains("only cohort follows"), alone, "{child}");
+        assert_eq!(disks.layers(child)[0]["only-cohort-follows"], alone);
+        disks.done(&format!("check @{child}"));
+    }
 }
 
 #[test]

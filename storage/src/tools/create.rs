@@ -188,7 +188,8 @@ fn protect(path: &Path) -> Result<(), ToolError> {
 pub(super) fn only_cohort(child: Format, parent: Format) -> bool {
     match child {
         Format::Raw | Format::Layer => false,
-        Format::Qcow2 => parent == Format::Layer,
+        // To other programs, cohort names only these as backing files (docs/qcow2-extension.md).
+        Format::Qcow2 => !matches!(parent, Format::Raw | Format::Qcow2),
         Format::Vhdx => parent != Format::Vhdx,
     }
 }

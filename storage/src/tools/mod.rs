@@ -1,7 +1,7 @@
 //! What is done to disks while no guest uses them: create, look at, check, copy, merge.
 //!
 //! Plain functions that print nothing. What takes long tells a [`Progress`], which may also stop
-//! it. A new file gets its name when it is complete and durable ([`NewFile`](new_file)), so nobody
+//! it. A new file gets its name when it is complete and durable, so nobody
 //! ever finds half of one; a file that is changed keeps its order of writes, so that a crash leaves
 //! chains that open as before or say what does not fit.
 
