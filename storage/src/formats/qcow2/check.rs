@@ -8,6 +8,8 @@ use crate::layer::Finding;
 
 /// Clusters of the file that are counted in one pass over the map.
 const PASS: u64 = 8 << 20;
+/// Clusters of the largest file that is looked through: 2 TiB and more, by their size.
+const CLUSTERS_MAX: u64 = 1 << 32;
 /// Findings that are told one by one.
 const TOLD: usize = 100;
 
@@ -49,6 +51,10 @@ pub(super) fn check(map: &mut Map, repair: bool) -> Result<Vec<Finding>, FormatE
         map.flush()?;
     }
     let total = map.refcounts.clusters();
+    if total > CLUSTERS_MAX {
+        let what = format!("checking a file of {total} clusters");
+        return Err(FormatError::Unsupported { what });
+    }
     let mut check = Check { findings: Vec::new(), more: 0, first: 0, counts: Vec::new() };
     while check.first < total {
         check.counts = vec![0; index((total - check.first).min(PASS))];
@@ -78,6 +84,7 @@ fn count_all(map: &mut Map, check: &mut Check) -> Result<(), FormatError> {
     blocks.for_each(|offset| check.count(offset >> cluster_bits, 1));
     check.count(table >> cluster_bits, u64::from(table_clusters));
     let first_pass = check.first == 0;
+    let mut tables = 0;
     for number in 0..map.l1().len() {
         let offset = match map.l2_offset(number) {
             Ok(0) => continue,
@@ -89,6 +96,13 @@ fn count_all(map: &mut Map, check: &mut Check) -> Result<(), FormatError> {
                 continue;
             }
         };
+        tables += 1;
+        if tables > total {
+            // The file has not that many clusters: some table is referred to twice, and more often
+            // than it is worth reading.
+            check.tell(false, false, || "more L2 tables than clusters".to_owned());
+            break;
+        }
         check.count(offset >> cluster_bits, 1);
         for (at, entry) in map.read_table(offset)?.into_iter().enumerate() {
             if entry == 0 {

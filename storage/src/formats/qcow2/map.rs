@@ -54,6 +54,8 @@ pub(super) struct Map {
     l1: Vec<u64>,
     l1_dirty: BTreeSet<usize>,
     l2: HashMap<usize, L2>,
+    /// Tables that are dirty.
+    dirty_tables: usize,
     dirty: bool,
     /// Clusters that the map in memory does not refer to any more: free as soon as the one in the
     /// file does not either.
@@ -72,8 +74,17 @@ impl Map {
         let mut bytes = vec![0; index(len)];
         image.read_at(&mut bytes, at).map_err(FormatError::host("read", at))?;
         let l1 = (0..header.l1_size).map(|entry| be64(&bytes, entry * 8)).collect();
-        let (l1_dirty, l2) = (BTreeSet::new(), HashMap::new());
-        Ok(Map { image, header, refcounts, l1, l1_dirty, l2, dirty: false, replaced: Vec::new() })
+        Ok(Map {
+            image,
+            header,
+            refcounts,
+            l1,
+            l1_dirty: BTreeSet::new(),
+            l2: HashMap::new(),
+            dirty_tables: 0,
+            dirty: false,
+            replaced: Vec::new(),
+        })
     }
 
     /// Entries of an L2 table.
@@ -200,6 +211,7 @@ impl Map {
         let entries = vec![0; index(self.l2_entries())];
         let dirty = Some(0..entries.len());
         self.l2.insert(number, L2 { entries, dirty, fresh: true });
+        self.dirty_tables += 1;
         self.dirty = true;
         Ok(())
     }
@@ -213,7 +225,9 @@ impl Map {
             return Err(damaged(0, "an L2 table is gone"));
         };
         let old = std::mem::replace(&mut table.entries[at], entry);
+        let clean = table.dirty.is_none();
         super::touch(&mut table.dirty, at..at + 1);
+        self.dirty_tables += usize::from(clean);
         self.dirty = true;
         if let Mapping::Compressed { at, len } = self.decode(old)? {
             // Several streams may share a cluster; each counts.
@@ -224,8 +238,7 @@ impl Map {
 
     /// Writes what is dirty if that is much.
     pub(super) fn make_room(&mut self) -> Result<(), FormatError> {
-        let dirty = self.l2.values().filter(|table| table.dirty.is_some()).count();
-        if dirty > self.l2_max() / 2 || self.refcounts.dirty_blocks() > DIRTY_BLOCKS_MAX {
+        if self.dirty_tables > self.l2_max() / 2 || self.refcounts.dirty_blocks > DIRTY_BLOCKS_MAX {
             self.flush()?;
         }
         // One request may have needed more than there is room for.
@@ -266,7 +279,7 @@ impl Map {
             sync()?;
         }
         let moved = self.refcounts.written();
-        self.dirty = false;
+        (self.dirty, self.dirty_tables) = (false, 0);
         self.l1_dirty.clear();
         for table in self.l2.values_mut() {
             (table.dirty, table.fresh) = (None, false);

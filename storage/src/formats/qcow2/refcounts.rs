@@ -40,6 +40,8 @@ pub(super) struct Refcounts {
     moved_from: Option<(u64, u32)>,
     l1: (u64, u64),
     blocks: HashMap<usize, Block>,
+    /// Blocks that are not in the file as they should be.
+    pub(super) dirty_blocks: usize,
     free: VecDeque<u64>,
     /// The first cluster not yet looked at, and the first that was never part of the file.
     cursor: u64,
@@ -75,6 +77,7 @@ impl Refcounts {
             moved_from: None,
             l1: (header.l1_offset >> header.cluster_bits, l1_clusters),
             blocks: HashMap::new(),
+            dirty_blocks: 0,
             free: VecDeque::new(),
             cursor: 1,
             scan_end: end,
@@ -106,11 +109,6 @@ impl Refcounts {
     /// Offsets of the blocks, and of the table with its length in clusters.
     pub(super) fn own(&self) -> (impl Iterator<Item = u64>, (u64, u32)) {
         (self.table.iter().copied().filter(|&offset| offset != 0), self.place)
-    }
-
-    /// Blocks that are not in the file as they should be.
-    pub(super) fn dirty_blocks(&self) -> usize {
-        self.blocks.values().filter(|block| block.dirty.is_some()).count()
     }
 
     /// The block that counts `cluster`, if there is one.
@@ -187,7 +185,9 @@ impl Refcounts {
                 .copy_from_slice(&count.to_be_bytes()[8 - width..]);
             (at * width, width)
         };
+        let clean = block.dirty.is_none();
         super::touch(&mut block.dirty, start..start + len);
+        self.dirty_blocks += usize::from(clean);
         self.dirty = true;
         Ok(())
     }
@@ -205,6 +205,7 @@ impl Refcounts {
         self.table[number] = cluster << self.cluster_bits;
         self.table_dirty.push(number);
         self.blocks.insert(number, Block { bytes: vec![0; len], dirty: Some(0..len) });
+        self.dirty_blocks += 1;
         self.dirty = true;
         // Its own count may be in it, or in another one that this makes.
         self.set(image, cluster, 1)
@@ -339,7 +340,7 @@ impl Refcounts {
     pub(super) fn written(&mut self) -> Option<(u64, u32)> {
         self.blocks.values_mut().for_each(|block| block.dirty = None);
         self.table_dirty.clear();
-        self.dirty = false;
+        (self.dirty, self.dirty_blocks) = (false, 0);
         self.moved_from.take()
     }
 }

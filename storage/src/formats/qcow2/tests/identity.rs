@@ -157,63 +157,83 @@ fn qemu_refuses_what_it_cannot_follow() {
 /// what may have changed, and the link is the old one or the new one.
 #[test]
 fn torn_renewals() {
-    use crate::crash::{Change, Recorder};
     let (folder, base, top) = chain();
     let other = folder.path().join("a-longer-name-than-before.raw");
     std::fs::write(&other, pattern(1, 1 << 20)).unwrap();
-    let (old_link, new_link) = (link(&base, Format::Qcow2), link(&other, Format::Raw));
-    let old = identity(&top);
-    for announce in [false, true] {
-        let path = folder.path().join("copy.qcow2");
-        std::fs::copy(&top, &path).unwrap();
-        let before = std::fs::read(&path).unwrap();
-        let recorder = Recorder::default();
-        let installed = recorder.install();
-        let layer = self::layer(&path, true);
-        drop(installed);
-        match announce {
-            true => layer.announce_change().unwrap(),
-            false => layer.set_parent(&new_link).unwrap(),
-        }
-        let done = layer.identity().unwrap();
-        assert_eq!(done != old, announce);
-        let mut bytes = before;
-        let torn = folder.path().join("torn.qcow2");
-        let mut seen = 0;
-        for (_, change) in recorder.changes() {
-            let Change::Write { at, bytes: new } = change else { continue };
-            // Each sector is there or not: the first ones only, the last ones only.
-            let at = usize::try_from(at).unwrap();
-            let cuts: Vec<usize> = std::iter::once(0)
-                .chain((at / 512 * 512 + 512..at + new.len()).step_by(512).map(|cut| cut - at))
-                .chain([new.len()])
-                .collect();
-            for cut in cuts {
-                for first in [true, false] {
-                    let mut state = bytes.clone();
-                    let part = if first { 0..cut } else { cut..new.len() };
-                    state[at + part.start..at + part.end].copy_from_slice(&new[part]);
-                    std::fs::write(&torn, &state).unwrap();
-                    let now = self::layer(&torn, false);
-                    let parent = now.info().parent.clone().unwrap();
-                    if announce {
-                        let id = now.identity().unwrap();
-                        assert!(
-                            matches!(id, Identity::File(_)) || id == done || {
-                                // Nothing has been changed before the first write is durable.
-                                id == old && seen == 0
-                            }
-                        );
-                        assert_eq!(parent, old_link);
-                    } else {
-                        assert_eq!(now.identity().unwrap(), old);
-                        assert!(parent == old_link || parent == new_link, "{parent:?}");
-                    }
+    let new_link = link(&other, Format::Raw);
+    // The extension is there, or is added, with a name in its way.
+    let foreign = folder.path().join("foreign.qcow2");
+    let name = "base.qcow2";
+    let create = ["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", name, text(&foreign)];
+    qemu_img(&create);
+    for (image, own) in [(&top, true), (&foreign, false)] {
+        let old = identity(image);
+        assert_eq!(matches!(old, Identity::Id(_)), own);
+        for announce in [false, true] {
+            let path = folder.path().join("copy.qcow2");
+            let (done, states) = interrupted(image, &path, |layer| match announce {
+                true => layer.announce_change().unwrap(),
+                false => layer.set_parent(&new_link).unwrap(),
+            });
+            let old_link = layer(image, false).info().parent.clone().unwrap();
+            assert_eq!(old_link.identity, own.then(|| identity(&base)));
+            for (seen, state) in states {
+                std::fs::write(&path, &state).unwrap();
+                let now = layer(&path, false);
+                let parent = now.info().parent.clone().unwrap();
+                let id = now.identity().unwrap();
+                if announce {
+                    // Nothing is changed before all this is durable.
+                    let fine = match id {
+                        Identity::File(_) => true,
+                        _ => id == done || (id == old && seen == 0),
+                    };
+                    assert!(fine, "{id}, write {seen}");
+                    assert_eq!(parent, old_link);
+                } else {
+                    assert!(!own || id == old, "{id}");
+                    assert!(parent == old_link || parent == new_link, "{parent:?}");
                 }
             }
-            bytes[at..at + new.len()].copy_from_slice(&new);
-            seen += 1;
         }
-        assert!(seen >= 3);
     }
+}
+
+/// Does something to a copy of an image, and gives the identity after it, and all states in which
+/// a crash may have left the file, each with the number of writes before the one that was torn.
+fn interrupted(
+    image: &Path,
+    copy: &Path,
+    deed: impl FnOnce(&Qcow2Layer),
+) -> (Identity, Vec<(usize, Vec<u8>)>) {
+    use crate::crash::{Change, Recorder};
+    std::fs::copy(image, copy).unwrap();
+    let mut bytes = std::fs::read(copy).unwrap();
+    let recorder = Recorder::default();
+    let installed = recorder.install();
+    let layer = layer(copy, true);
+    drop(installed);
+    deed(&layer);
+    let (mut states, mut seen, mut synced) = (Vec::new(), 0, true);
+    for (_, change) in recorder.changes() {
+        let Change::Write { at, bytes: new } = change else {
+            synced = true;
+            continue;
+        };
+        assert!(std::mem::take(&mut synced), "each write is durable before the next");
+        let at = usize::try_from(at).unwrap();
+        // Each sector is there or not: the first ones only, the last ones only.
+        let cuts = (at / 512 * 512 + 512..at + new.len()).step_by(512).map(|cut| cut - at);
+        for cut in std::iter::once(0).chain(cuts).chain([new.len()]) {
+            for part in [0..cut, cut..new.len()] {
+                let mut state = bytes.clone();
+                state[at + part.start..at + part.end].copy_from_slice(&new[part]);
+                states.push((seen, state));
+            }
+        }
+        bytes[at..at + new.len()].copy_from_slice(&new);
+        seen += 1;
+    }
+    assert!(seen >= 3);
+    (layer.identity().unwrap(), states)
 }

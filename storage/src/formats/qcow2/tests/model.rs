@@ -43,7 +43,12 @@ fn place((start, len): (u64, u64)) -> std::ops::Range<usize> {
     usize::try_from(start * 512).unwrap()..usize::try_from((start + len) * 512).unwrap()
 }
 
-fn run(path: &Path, mut model: Vec<u8>, steps: &[Step]) {
+fn run(path: &Path, model: Vec<u8>, steps: &[Step]) {
+    run_with(path, &DiskOptions::default(), model, steps);
+}
+
+fn run_with(path: &Path, options: &DiskOptions, mut model: Vec<u8>, steps: &[Step]) {
+    let open = |path| try_open(path, options).unwrap();
     let mut queue = open(path);
     for step in steps {
         match *step {
@@ -110,6 +115,25 @@ proptest! {
         make(&path, SIZE as u64, Some(link(&base, Format::Raw)));
         run(&path, model.clone(), &steps);
         assert!(std::fs::read(&base).unwrap() == model);
+    }
+
+    /// Without the host's page cache, where the place has blocks as small as the guest's.
+    #[test]
+    fn direct(steps in proptest::collection::vec(step(), 1..20)) {
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let [base, path] = ["base", "a.qcow2"].map(|name| folder.path().join(name));
+        let model = pattern(80, SIZE);
+        std::fs::write(&base, &model).unwrap();
+        make(&path, SIZE as u64, Some(link(&base, Format::Raw)));
+        let options = DiskOptions { direct: true, ..DiskOptions::default() };
+        match Disk::open(&path, &options) {
+            Ok(disk) => {
+                assert_eq!(disk.logical_block_size(), 512);
+                drop(disk);
+                run_with(&path, &options, model, &steps);
+            }
+            Err(error) => println!("skipped: {error}"),
+        }
     }
 
     #[test]

@@ -212,3 +212,30 @@ fn leaks_are_found_and_mended_and_too_low_counts_are_not() {
     let found = layer(&path, true).check(true).unwrap();
     assert!(matches!(&found[..], [one] if !one.harmless && !one.repaired), "{found:?}");
 }
+
+/// What clusters held before they were taken never shows.
+#[test]
+fn old_bytes_do_not_show() {
+    let folder = folder();
+    let path = folder.path().join("a.qcow2");
+    make(&path, 3 * CLUSTER as u64 + 512, None);
+    // Behind the end: free clusters with something in them. And one that reads as zeroes and is
+    // kept, with something in it.
+    let file = File::options().write(true).open(&path).unwrap();
+    let end = file.metadata().unwrap().len();
+    file.write_all_at(&[0xaa; 8 * CLUSTER], end).unwrap();
+    write(&mut open(&path), 0, &[0xbb; CLUSTER]);
+    qemu("qemu-io", &["-f", "qcow2", "-c", "write -z 0 64k", text(&path)]).unwrap();
+    let mut model = vec![0; 3 * CLUSTER + 512];
+    let mut queue = open(&path);
+    for at in [1024, 2 * CLUSTER - 512, 3 * CLUSTER] {
+        let bytes = pattern(4, 512);
+        write(&mut queue, at as u64, &bytes);
+        model[at..at + 512].copy_from_slice(&bytes);
+    }
+    assert!(read(&mut queue, 0, model.len()) == model);
+    drop(queue);
+    assert_eq!(file.metadata().unwrap().len(), end + 8 * CLUSTER as u64, "free space is used");
+    assert_clean(&path);
+    assert!(read_by_qemu(&path) == model);
+}
