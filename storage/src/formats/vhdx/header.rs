@@ -85,8 +85,11 @@ impl Headers {
     /// Looks for the current header: of the valid ones, that with the higher sequence number.
     pub(super) fn read(image: &ImageFile) -> Result<Headers, FormatError> {
         let mut start = [0; 8];
-        let found = image.read_at(&mut start, 0);
-        if found.is_err() || start != *FILE_SIGNATURE {
+        match image.read_at(&mut start, 0) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {}
+            result => result.map_err(FormatError::host("read", 0))?,
+        }
+        if start != *FILE_SIGNATURE {
             return Err(FormatError::NotThis { format: Format::Vhdx });
         }
         let mut best: Option<(u64, usize, [u8; PAGE_BYTES])> = None;

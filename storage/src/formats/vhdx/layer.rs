@@ -381,7 +381,8 @@ impl Layer for VhdxLayer {
         }
         let mut shared = lock(&self.shared);
         let (mut findings, end) = check::check(&mut shared.map)?;
-        if mend && end < shared.map.space.end() {
+        // What requests under way have set aside must stay.
+        if mend && shared.pending.is_empty() && end < shared.map.space.end() {
             let Writer { headers, journal, .. } = &mut *writer;
             // The log may say how long the file must be.
             journal.empty(&self.image, headers)?;

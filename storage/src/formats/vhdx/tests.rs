@@ -12,6 +12,7 @@ use super::layer::VhdxLayer;
 use super::{MIB, open};
 use crate::DiskQueue;
 use crate::buffers::{AlignedBuffer, Buffers};
+use crate::crash::Recorder;
 use crate::disk::{Disk, DiskOptions, EngineChoice};
 use crate::error::IoError;
 use crate::format::Format;
@@ -23,9 +24,12 @@ use crate::link::ParentLink;
 use crate::request::{DiskRequest, Operation};
 use crate::units::DiskRange;
 
+mod hostile;
 mod model;
 mod oracles;
+mod replays;
 mod structure;
+mod writing;
 
 fn image(path: &Path) -> Arc<ImageFile> {
     let file = File::options().read(true).write(true).create(true).truncate(false).open(path);

@@ -1,0 +1,167 @@
+//! What writing changes beside the data: identities, records of parents, space.
+
+use super::super::header::Headers;
+use super::*;
+
+#[test]
+fn only_changes_change_the_file() {
+    let (_folder, path) = make(&dynamic(4 * MIB), MIB);
+    let recorder = Recorder::default();
+    let recording = recorder.install();
+    let image = image(&path);
+    drop(recording);
+    let layer = layer_of(&image);
+    let identity = layer.identity().unwrap();
+    contents(&layer, &image, &[]);
+    layer.flush_metadata().unwrap();
+    layer.close().unwrap();
+    assert_eq!(recorder.changes(), []);
+    let old = Headers::read(&image).unwrap().current().clone();
+    layer.announce_change().unwrap();
+    let new = Headers::read(&image).unwrap().current().clone();
+    assert_eq!(layer.identity().unwrap(), Identity::Id(new.data_write));
+    assert_ne!(layer.identity().unwrap(), identity);
+    assert_ne!(new.file_write, old.file_write);
+}
+
+#[test]
+fn what_was_aborted_is_not_there() {
+    let (_folder, path) = make(&dynamic(4 * MIB), MIB);
+    let image = image(&path);
+    let layer = layer_of(&image);
+    let (mut steps, place) = (Vec::new(), range(MIB, 512));
+    let ticket = layer.resolve_write(place, &mut steps).unwrap();
+    let WriteStep::Store { at, .. } = steps[0] else { panic!("{steps:?}") };
+    image.write_at(&[0xee; 512], at.get()).unwrap();
+    // Meanwhile nobody else gets the block.
+    let busy = layer.resolve_read(place, &mut Vec::new());
+    assert!(matches!(busy, Err(LayerError::Busy)));
+    layer.finish(ticket, Outcome::Abort).unwrap();
+    layer.flush_metadata().unwrap();
+    assert!(contents(&layer, &image, &[]).iter().all(|&byte| byte == 0));
+    // Its space is taken again, without what was written to it.
+    let next = range(2 * MIB, 512);
+    change(&layer, &image, |steps| layer.resolve_write(next, steps), &[1; 512]);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 5 * MIB);
+    assert_eq!(contents(&layer, &image, &[]).iter().filter(|&&byte| byte != 0).count(), 512);
+}
+
+#[test]
+fn a_chain_of_vhdx_files() {
+    let (folder, base) = make(&dynamic(4 * MIB), MIB);
+    write(&mut queue(&base, &options()), 0, &pattern(1, 8192));
+    let identity = layer_of(&read_only(&base)).identity().unwrap();
+    let child = folder.path().join("child.avhdx");
+    let parent = link(Format::Vhdx, "disk.vhdx", identity.clone());
+    let new = NewLayer { parent: Some(parent.clone()), ..dynamic(4 * MIB) };
+    super::super::create(&image(&child), &new).unwrap();
+    assert_eq!(layer_of(&read_only(&child)).info().parent, Some(parent));
+    let mut disk = queue(&child, &options());
+    write(&mut disk, 512, &[9; 512]);
+    ask(&mut disk, Operation::Discard, 4096, 512, Buffers::none()).unwrap();
+    let mut wanted = pattern(1, 8192);
+    wanted[512..1024].fill(9);
+    wanted[4096..4608].fill(0);
+    assert!(read(&mut disk, 0, 8192) == wanted);
+    drop(disk);
+    assert!(read(&mut queue(&child, &options()), 0, 8192) == wanted);
+    assert_eq!(layer_of(&read_only(&base)).identity().unwrap(), identity);
+    // A base that changes is noticed; opening it is no change.
+    drop(queue(&base, &options()));
+    drop(queue(&child, &options()));
+    write(&mut queue(&base, &options()), 0, &[3; 512]);
+    Disk::open(&child, &options()).unwrap_err();
+    let insist = DiskOptions { allow_mismatch: true, ..options() };
+    drop(queue(&child, &insist));
+    let found = layer_of(&read_only(&base)).identity().unwrap();
+    let recorded = layer_of(&read_only(&child)).info().parent.clone().unwrap();
+    assert_eq!((recorded.identity, recorded.overridden), (Some(identity), Some(found)));
+}
+
+#[test]
+fn the_record_of_the_parent_can_be_replaced_often() {
+    let folder = TempDir::new().unwrap();
+    let path = make_over_raw(folder.path(), &pattern(5, 1 << 20), MIB);
+    let image = image(&path);
+    let layer = layer_of(&image);
+    let identity = layer.identity().unwrap();
+    for number in 0..600 {
+        let next = link(Format::Raw, &format!("base-{number}"), Identity::fresh());
+        layer.set_parent(&next).unwrap();
+        if number % 100 == 99 {
+            // As it is when the process ends here, and when it goes on.
+            assert_eq!(layer_of(&read_only(&path)).info().parent, Some(next));
+        }
+    }
+    assert_eq!(layer.identity().unwrap(), identity, "not a change of what is read");
+    layer.close().unwrap();
+    let (_other, lone) = make(&dynamic(MIB), MIB);
+    let parent = link(Format::Raw, "base", Identity::fresh());
+    layer_of(&super::image(&lone)).set_parent(&parent).unwrap_err();
+}
+
+#[test]
+fn nothing_is_written_to_a_file_open_for_reading() {
+    let (_folder, path) = make(&dynamic(MIB), MIB);
+    let layer = layer_of(&read_only(&path));
+    assert!(layer.info().read_only);
+    layer.resolve_write(range(0, 512), &mut Vec::new()).unwrap_err();
+    layer.resolve_erase(range(0, 512), Erase::Discard, &mut Vec::new()).unwrap_err();
+    layer.announce_change().unwrap_err();
+    layer.close().unwrap();
+}
+
+/// More changed pages than fit into one entry, more entries than fit into the log.
+#[test]
+fn many_pages_at_once() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("disk.vhdx");
+    let parent = Some(link(Format::Vhdx, "base.vhdx", Identity::fresh()));
+    let size = 4 << 40;
+    create_with_blocks(&image(&path), &NewLayer { parent, ..dynamic(size) }, MIB).unwrap();
+    let image = image(&path);
+    let layer = layer_of(&image);
+    let places: Vec<u64> =
+        (0..300).map(|number| number * (size / 300) / MIB * MIB + 4096).collect();
+    for &at in &places {
+        change(&layer, &image, |steps| layer.resolve_write(range(at, 512), steps), &[1; 512]);
+    }
+    layer.flush_metadata().unwrap();
+    // As a crash leaves it, and as it is left in order.
+    for _ in 0..2 {
+        let found = layer_of(&read_only(&path));
+        for &at in &places {
+            let mut extents = Vec::new();
+            let ticket = found.resolve_read(range(at - 512, 1536), &mut extents).unwrap();
+            found.finish(ticket, Outcome::Done).unwrap();
+            assert!(matches!(
+                extents[..],
+                [
+                    Extent { source: Source::Transparent, .. },
+                    Extent { source: Source::Data { .. }, .. },
+                    Extent { source: Source::Transparent, .. },
+                ]
+            ));
+        }
+        layer.close().unwrap();
+    }
+}
+
+#[test]
+fn space_of_no_use_is_found_and_given_back() {
+    let (_folder, path) = make(&dynamic(4 * MIB), MIB);
+    write(&mut queue(&path, &options()), 0, &[1; 512]);
+    File::options().write(true).open(&path).unwrap().set_len(9 * MIB).unwrap();
+    let image = image(&path);
+    let layer = layer_of(&image);
+    let found = layer.check(false).unwrap();
+    assert!(matches!(&found[..], [finding] if finding.harmless && !finding.repaired));
+    let mended = layer.check(true).unwrap();
+    assert!(matches!(&mended[..], [finding] if finding.repaired), "{mended:?}");
+    assert_eq!(fs::metadata(&path).unwrap().len(), 5 * MIB);
+    assert_eq!(layer.check(false).unwrap(), []);
+    // Blocks that overlap are damage, which nobody can mend.
+    image.write_at(&(4u64 << 20 | 6).to_le_bytes(), 3 * MIB + 8).unwrap();
+    let found = layer_of(&image).check(true).unwrap();
+    assert!(matches!(&found[..], [finding] if !finding.harmless && !finding.repaired));
+}
