@@ -210,3 +210,28 @@ fn the_debian_lab_succeeds() {
     let finished = run.arg(cohort::example_lab("debian.toml")).finish();
     finished.expect_status(0).expect_message(&["node-0", "node-1", "every check passed"]);
 }
+
+#[test]
+#[ignore = "needs hardware KVM and Linux files"]
+fn fio_finds_what_it_wrote_through_a_chain() {
+    // Linux has its root on the chain: a raw base, which must not change, and two layers on it.
+    let base = linux::files().join("fio-root.ext4");
+    let run = Cohort::new(["run", "-k"])
+        .arg(linux::files().join("vmlinuz"))
+        .arg("--initrd")
+        .arg(linux::files().join("initrd"))
+        .args(["-a", &format!("{} root=/dev/vda rw", linux::CMDLINE), "--cpus", "2"])
+        .args(["--disk", "top.layer", "--timeout", "95s"]);
+    let mut parent = base.clone();
+    for name in ["middle.layer", "top.layer"] {
+        let layer = run.folder().join(name);
+        let create = Cohort::new(["disk", "create"]).arg(&layer).arg("--parent").arg(&parent);
+        create.finish().expect_status(0);
+        parent = layer;
+    }
+    let before = fs::metadata(&base).expect("the base").modified().expect("a time");
+    let finished = succeeds(run, &["fio ended with 0"]);
+    assert_eq!(fs::metadata(&base).expect("the base").modified().expect("a time"), before);
+    let top = finished.folder().join("top.layer");
+    Cohort::new(["disk", "check"]).arg(top).finish().expect_status(0);
+}

@@ -18,6 +18,7 @@ use crate::workspace;
 const MODULES: &[&str] =
     &["virtio_pci", "virtio_blk", "virtio-rng", "virtio_console", "pvpanic-mmio"];
 const BUSYBOX: &str = "/bin/busybox";
+const FIO: &str = "/usr/bin/fio";
 /// Size of the root file system's image.
 const ROOT_SIZE: u64 = 64 << 20;
 /// The folder, beside the labs, in which the outer machine has these files.
@@ -31,6 +32,8 @@ pub(crate) struct GuestFiles {
     initrd: PathBuf,
     /// An ext4 image with busybox and the lab's checks as `/sbin/init`.
     root: PathBuf,
+    /// An ext4 image with busybox, fio and `fio-verify.sh` as `/sbin/init`.
+    fio_root: PathBuf,
 }
 
 /// Makes what is not there yet.
@@ -63,29 +66,29 @@ pub(crate) fn prepare(cache: &Cache, kernel: &Kernel) -> Result<GuestFiles> {
     let root_key = key("root", &[&busybox, &root_init, &guest_exit_bytes]);
     let root = cache.entry(&root_key, |into| {
         let tree = into.join("tree");
-        for folder in ["bin", "sbin", "proc", "sys", "dev", "tmp"] {
-            fs::create_dir_all(tree.join(folder))?;
-        }
-        fs::copy(BUSYBOX, tree.join("bin/busybox"))?;
-        fs::copy(&guest_exit, tree.join("bin/guest-exit"))?;
-        for applet in tool::output(tool::tool(BUSYBOX).arg("--list"))?.lines() {
-            let link = tree.join("bin").join(applet);
-            if !link.exists() {
-                std::os::unix::fs::symlink("busybox", link)?;
-            }
-        }
-        let script = tree.join("sbin/init");
-        fs::copy(init.join("debian-checks.sh"), &script)?;
-        fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?;
+        user_space(&tree, &guest_exit, &init.join("debian-checks.sh"))?;
         let image = into.join("root.ext4");
         File::create(&image)?.set_len(ROOT_SIZE)?;
         make_ext4(&tree, &image)?;
         Ok(fs::remove_dir_all(&tree)?)
     })?;
+
+    let fio_init = fs::read(init.join("fio-verify.sh"))?;
+    let fio_key = key("fio-root", &[&busybox, &fio_init, &guest_exit_bytes, &fs::read(FIO)?]);
+    let fio_root = cache.entry(&fio_key, |into| {
+        let mut stage = Stage::new(cache)?;
+        user_space(stage.tree(), &guest_exit, &init.join("fio-verify.sh"))?;
+        for folder in ["/data", "/run"] {
+            stage.folder(Path::new(folder))?;
+        }
+        stage.program(Path::new(FIO), Path::new("/bin/fio"))?;
+        stage.image(into).map(drop)
+    })?;
     Ok(GuestFiles {
         kernel: kernel.image.clone(),
         initrd: initrd.join("initrd"),
         root: root.join("root.ext4"),
+        fio_root: fio_root.join("disk.ext4"),
     })
 }
 
@@ -103,8 +106,27 @@ impl GuestFiles {
     /// Puts the files into a folder, under the names by which tests know them.
     pub(crate) fn stage_in(&self, stage: &mut Stage, folder: &Path) -> Result<()> {
         stage.file(&self.kernel, &folder.join("vmlinuz"))?;
-        stage.file(&self.initrd, &folder.join("initrd"))
+        stage.file(&self.initrd, &folder.join("initrd"))?;
+        stage.file(&self.fio_root, &folder.join("fio-root.ext4"))
     }
+}
+
+/// Makes a root file system of busybox with this `/sbin/init` in a folder.
+fn user_space(tree: &Path, guest_exit: &Path, init: &Path) -> Result<()> {
+    for folder in ["bin", "sbin", "proc", "sys", "dev", "tmp"] {
+        fs::create_dir_all(tree.join(folder))?;
+    }
+    fs::copy(BUSYBOX, tree.join("bin/busybox"))?;
+    fs::copy(guest_exit, tree.join("bin/guest-exit"))?;
+    for applet in tool::output(tool::tool(BUSYBOX).arg("--list"))?.lines() {
+        let link = tree.join("bin").join(applet);
+        if !link.exists() {
+            std::os::unix::fs::symlink("busybox", link)?;
+        }
+    }
+    let script = tree.join("sbin/init");
+    fs::copy(init, &script)?;
+    Ok(fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?)
 }
 
 /// Compiles the program with which a Linux guest ends with a status of its own.

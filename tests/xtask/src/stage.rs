@@ -25,6 +25,12 @@ impl Stage {
         Ok(Stage { folder: cache.scratch()?, size: 0 })
     }
 
+    /// The host's folder that is the tree's root. What is put there directly is not counted for the
+    /// size of the image: it must be small.
+    pub(crate) fn tree(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Puts a host file at an absolute path of the tree.
     pub(crate) fn file(&mut self, host: &Path, at: &Path) -> Result<()> {
         let target = self.place(at)?;
