@@ -160,8 +160,8 @@ impl Bench<'_> {
         let Options { seconds, rounds, .. } = *self.options;
         // The first pass brings disk and map into memory.
         let script = format!(
-            "blk.sum 0 {}B; bench.randread 4k qd=32 secs={seconds}; exit 0",
-            self.options.size
+            "blk.sum 0 {}K; bench.randread 4k qd=32 secs={seconds}; exit 0",
+            self.options.size >> 10
         );
         let script = script.as_str();
         let (mut candidates, mut deepest) = (Vec::new(), PathBuf::new());
