@@ -18,15 +18,16 @@ mod names;
 /// Bytes of the disks here: more than the largest block of any format.
 const SIZE: u64 = (33 << 20) + 1536;
 /// Bytes of their parents.
-const PARENT_SIZE: u64 = 6 << 20;
+const PARENT_SIZE: u64 = 3 << 20;
 
-/// Folders on the file system of the sources and in memory: some formats rely on what the first
-/// one knows of a file and the second may not.
+/// A folder on the file system of the sources, which costs time.
+fn folder_on_disk() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap()
+}
+
+/// Folders in memory and on disk: some formats rely on what the file system knows of a file.
 fn folders() -> Vec<tempfile::TempDir> {
-    [Path::new(env!("CARGO_MANIFEST_DIR")), Path::new("/dev/shm")]
-        .into_iter()
-        .filter_map(|place| tempfile::tempdir_in(place).ok())
-        .collect()
+    tempfile::tempdir_in("/dev/shm").into_iter().chain([folder_on_disk()]).collect()
 }
 
 /// The formats that can be children.
@@ -76,12 +77,13 @@ fn bases() -> Vec<Subject> {
     subjects
 }
 
-/// Every format on every other, everywhere; the parent is `parent_size` bytes of [`pattern`].
+/// Every format on every other, and on raw ones everywhere; the parent is `parent_size` bytes of [`pattern`].
 fn children(parent_size: u64) -> Vec<Subject> {
     let mut subjects = Vec::new();
     for format in child_formats() {
         for below in base_formats() {
-            for folder in folders() {
+            let most = if below == Format::Raw { 2 } else { 1 };
+            for folder in folders().into_iter().take(most) {
                 let parent = testkit::file_in(folder.path(), "parent", below);
                 testkit::create(&parent, parent_size, None).unwrap();
                 let mut queue = Disk::open(&parent, &WRITABLE).unwrap().queue(1).unwrap();
@@ -100,8 +102,13 @@ fn children(parent_size: u64) -> Vec<Subject> {
 
 /// Bytes that differ from sector to sector, none of them zero.
 fn pattern(seed: usize, len: usize) -> Vec<u8> {
-    let byte = |at: usize| u8::try_from(1 + (seed * 31 + at / 512 * 7 + at % 512 % 5) % 251);
-    (0..len).map(|at| byte(at).unwrap()).collect()
+    let mut bytes = vec![0; len];
+    for (sector, bytes) in bytes.chunks_mut(512).enumerate() {
+        let byte = |salt: usize| u8::try_from(1 + (seed * 31 + sector * 7 + salt) % 251).unwrap();
+        bytes.fill(byte(0));
+        bytes[0] = byte(sector / 251);
+    }
+    bytes
 }
 
 /// The error of opening a chain that does not hang together.

@@ -19,6 +19,9 @@ const RANGES: [(u64, usize); 12] = [
     (SIZE - 1536, 1536),
 ];
 
+/// Bytes that are written before some are erased, from the start.
+const OWN: usize = (2 << 20) + 512 * 512;
+
 const ZEROES: [Operation; 2] =
     [Operation::WriteZeroes { unmap: false }, Operation::WriteZeroes { unmap: true }];
 
@@ -101,7 +104,7 @@ fn zeroes_are_zero_and_nothing_else_is() {
         for subject in bases().into_iter().chain(children(PARENT_SIZE)) {
             let mut expected = whole(&subject);
             let mut queue = subject.queue(&WRITABLE);
-            let bytes = pattern(3, 3 << 20);
+            let bytes = pattern(3, OWN);
             testkit::write(&mut queue, 0, &bytes).unwrap();
             expected[..bytes.len()].copy_from_slice(&bytes);
             for (start, len) in RANGES {
@@ -131,7 +134,7 @@ fn what_is_discarded_is_zero_or_the_layers_own() {
     for subject in bases().into_iter().chain(children(PARENT_SIZE)) {
         let parents = whole(&subject);
         let mut queue = subject.queue(&WRITABLE);
-        let own = pattern(3, 3 << 20);
+        let own = pattern(3, OWN);
         testkit::write(&mut queue, 0, &own).unwrap();
         for (start, len) in RANGES {
             testkit::erase(&mut queue, Operation::Discard, start, len as u64).unwrap();

@@ -90,7 +90,9 @@ fn a_disk_opened_to_read_writes_nothing() {
         testkit::top(&disk).check(false).unwrap();
         assert!(disk.read_only());
         drop((disk, installed));
-        assert_eq!(recorder.changes(), [], "{}", subject.name());
+        let mut changes = recorder.changes();
+        changes.retain(|(_, change)| *change != Change::Sync);
+        assert_eq!(changes, [], "{}", subject.name());
     }
 }
 

@@ -42,6 +42,11 @@ impl FileState {
         }
     }
 
+    /// Whether a block holds bytes, by its number.
+    pub(super) fn is_written(&self, number: u64) -> bool {
+        matches!(self.blocks.get(&number), Some(Block::Written(_)))
+    }
+
     /// Allocates the blocks of a range that are holes, as a write does that got no further.
     pub(super) fn allocate(&mut self, at: u64, len: u64) {
         for number in at / BLOCK..(at + len).div_ceil(BLOCK) {
@@ -50,9 +55,11 @@ impl FileState {
         self.len = self.len.max(at + len);
     }
 
-    /// Whether the block with byte `at` was ever written.
-    pub(super) fn is_written(&self, at: u64) -> bool {
-        matches!(self.blocks.get(&(at / BLOCK)), Some(Block::Written(_)))
+    /// Allocates a block that is a hole, if it is in the file.
+    pub(super) fn allocate_within(&mut self, number: u64) {
+        if number * BLOCK < self.len {
+            self.blocks.entry(number).or_insert(Block::Unwritten);
+        }
     }
 
     fn write(&mut self, mut at: u64, bytes: &[u8]) {

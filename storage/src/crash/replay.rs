@@ -3,19 +3,18 @@
 //!
 //! What a file saw before its last sync is there. Of what came after, any part may be: each write
 //! whole, torn between sectors, or not at all; each in any order, that is, with the bytes of any of
-//! the writes that overlap.
+//! the writes that overlap (`fate.rs`).
 
-use std::collections::BTreeSet;
 use std::process::Command;
 
-use super::file::{BLOCK, FileState};
+use super::fate::Fate;
+use super::file::FileState;
 use super::history::{Allowed, Version};
 use super::session::{Session, look, touch};
 use super::{Change, Dice};
 use crate::disk::{Disk, DiskOptions};
 use crate::format::Format;
-use crate::testkit::{self, READ_ONLY, SECTOR_BYTES, WRITABLE};
-use crate::units::SECTOR;
+use crate::testkit::{self, READ_ONLY, WRITABLE};
 
 /// How many states were looked at.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,43 +24,12 @@ pub(super) struct Tally {
     pub(super) checked: usize,
 }
 
-/// What becomes of changes that are not durable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// All of them are there.
-    All,
-    /// None is.
-    None,
-    /// Each is there, or is not, in this many of a hundred cases.
-    Some(usize),
-    /// Each sector of each.
-    Torn(usize),
-    /// All but one are.
-    AllBut(usize),
-    /// One is.
-    Only(usize),
-}
-
-impl Fate {
-    fn any(dice: &mut Dice, pending: usize) -> Fate {
-        match dice.below(6) {
-            0 => Fate::None,
-            1 => Fate::Some([15, 50, 85][dice.below(3)]),
-            2 | 3 => Fate::Torn([15, 50, 85][dice.below(3)]),
-            4 => Fate::AllBut(dice.below(pending)),
-            _ => Fate::Only(dice.below(pending)),
-        }
-    }
-}
-
 /// Looks at every prefix of what was recorded, and for each at `samples` other states that the same
 /// crash could have left. The error says what does not hold where.
 pub(super) fn replay(session: &Session, samples: usize, seed: u64) -> Result<Tally, String> {
     let changes = session.recorder.changes();
     let (mut durable, mut pending) = (FileState::default(), Vec::<&Change>::new());
     let (mut dice, mut tally) = (Dice::new(seed), Tally::default());
-    // A format whose map is the file system's relies on how that one writes to holes.
-    let by_extents = Format::of_name(&session.path) == Format::Layer;
     for time in 0..=changes.len() {
         if let Some((path, change)) = time.checked_sub(1).and_then(|last| changes.get(last)) {
             if *path != session.path {
@@ -85,25 +53,10 @@ pub(super) fn replay(session: &Session, samples: usize, seed: u64) -> Result<Tal
         for fate in fates {
             let mut state = durable.clone();
             let allocate = dice.chance(40);
-            let mut lost = BTreeSet::new();
-            for (number, change) in pending.iter().enumerate() {
-                match change {
-                    Change::Write { at, bytes } if by_extents => {
-                        for (at, bytes) in blocks(*at, bytes) {
-                            let change = Change::Write { at, bytes: bytes.to_vec() };
-                            let sound = state.is_written(at)
-                                || first_write(&change, number, fate, &mut lost, &mut dice);
-                            if sound && state.is_written(at) {
-                                befall(&mut state, &change, number, fate, allocate, &mut dice);
-                            } else if sound {
-                                state.apply(&change);
-                            } else if allocate {
-                                state.allocate(at, bytes.len() as u64);
-                            }
-                        }
-                    }
-                    _ => befall(&mut state, change, number, fate, allocate, &mut dice),
-                }
+            let atomic = Format::of_name(&session.path) == Format::Layer;
+            match atomic {
+                true => fate.befall_blocks(&mut state, &pending, allocate, &mut dice),
+                false => fate.befall(&mut state, &pending, allocate, &mut dice),
             }
             state.store(&session.path).unwrap();
             let foreign = tally.states % 97 == 13;
@@ -126,89 +79,10 @@ pub(super) fn replay(session: &Session, samples: usize, seed: u64) -> Result<Tal
     Ok(tally)
 }
 
-/// A write cut along the file system's blocks.
-fn blocks(at: u64, bytes: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
-    let (mut at, mut rest) = (at, bytes);
-    std::iter::from_fn(move || {
-        let room = usize::try_from(BLOCK - at % BLOCK).unwrap();
-        let (part, more) = rest.split_at(rest.len().min(room));
-        let found = (at, part);
-        (at, rest) = (at + part.len() as u64, more);
-        (!part.is_empty()).then_some(found)
-    })
-}
-
-/// Whether a write to a block that was never written is there. File systems say that such a block is
-/// written only when all of it is on the device, with all that was written to it before that; so
-/// it is there whole or not at all, and a part of it not without what was written before.
-fn first_write(
-    change: &Change,
-    number: usize,
-    fate: Fate,
-    lost: &mut BTreeSet<u64>,
-    dice: &mut Dice,
-) -> bool {
-    let Change::Write { at, bytes } = change else { return true };
-    let there = match fate {
-        Fate::All => true,
-        Fate::None => false,
-        Fate::Some(parts) | Fate::Torn(parts) => dice.chance(parts),
-        Fate::AllBut(other) => number != other,
-        Fate::Only(other) => number == other,
-    };
-    let there = there && (bytes.len() as u64 == BLOCK || !lost.contains(&(at / BLOCK)));
-    if !there {
-        lost.insert(at / BLOCK);
-    }
-    there
-}
-
 fn short(change: &Change) -> String {
     match change {
         Change::Write { at, bytes } => format!("write {at:#x} +{:#x}", bytes.len()),
         other => format!("{other:x?}"),
-    }
-}
-
-/// Does to the file what becomes of a change.
-fn befall(
-    state: &mut FileState,
-    change: &Change,
-    number: usize,
-    fate: Fate,
-    allocate: bool,
-    dice: &mut Dice,
-) {
-    let whole = match fate {
-        Fate::All => true,
-        Fate::None => false,
-        Fate::Some(parts) => dice.chance(parts),
-        Fate::AllBut(other) => number != other,
-        Fate::Only(other) => number == other,
-        Fate::Torn(parts) => match change {
-            Change::Write { at, bytes } => {
-                if allocate {
-                    state.allocate(*at, bytes.len() as u64);
-                }
-                let mut done = 0;
-                while done < bytes.len() {
-                    let start = at + done as u64;
-                    let part = SECTOR_BYTES - usize::try_from(start % SECTOR).unwrap();
-                    let part = &bytes[done..bytes.len().min(done + part)];
-                    if dice.chance(parts) {
-                        state.apply(&Change::Write { at: start, bytes: part.to_vec() });
-                    }
-                    done += part.len();
-                }
-                return;
-            }
-            _ => dice.chance(parts),
-        },
-    };
-    match change {
-        _ if whole => state.apply(change),
-        Change::Write { at, bytes } if allocate => state.allocate(*at, bytes.len() as u64),
-        _ => {}
     }
 }
 
