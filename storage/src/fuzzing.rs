@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::buffers::{AlignedBuffer, Buffers};
@@ -85,6 +85,17 @@ pub fn seeds(format: Format) -> Vec<Vec<u8>> {
         }
     }
     seeds
+}
+
+/// Puts inputs to begin with into the folder that `COHORT_FUZZ_SEEDS` names, if it names one.
+pub fn write_seeds(seeds: impl IntoIterator<Item = Vec<u8>>) {
+    let Some(folder) = std::env::var_os("COHORT_FUZZ_SEEDS").map(PathBuf::from) else { return };
+    for (number, seed) in seeds.into_iter().enumerate() {
+        let path = folder.join(format!("seed-{number}"));
+        if let Err(error) = std::fs::write(&path, seed) {
+            tracing::error!(%error, path = %path.display(), "a seed was not written");
+        }
+    }
 }
 
 /// The link that a child may hold, as an input of [`read_link`].
