@@ -1,7 +1,7 @@
 //! What one guest is made of: the configuration that a front end (`cohort run`, a lab) hands to
 //! [`crate::machine::run`], in this process or, as JSON on a descriptor, to a guest process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -97,6 +97,15 @@ impl DiskSpec {
             serial: None,
             queues: None,
             engine: EngineChoice::Auto,
+        }
+    }
+
+    /// The file that it names, if any, and whether the guest changes that file.
+    pub fn file(&self) -> Option<(&Path, bool)> {
+        match &self.source {
+            DiskSource::Path(path) => Some((path, !self.read_only)),
+            DiskSource::Child(parent) => Some((parent, false)),
+            DiskSource::Scratch(_) => None,
         }
     }
 }

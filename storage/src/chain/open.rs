@@ -17,7 +17,7 @@ use crate::link::ParentLink;
 use crate::lock::{Holder, ImageLock, LockError, Use};
 
 /// Most layers in a chain.
-const DEPTH_MAX: usize = 256;
+pub(crate) const DEPTH_MAX: usize = 256;
 
 /// Layers and their files; [`FileId`] *n* is layer *n*'s.
 pub(crate) struct Opened {

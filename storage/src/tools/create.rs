@@ -11,6 +11,7 @@ use super::io::options;
 use super::lasting;
 use super::new_file::{NewFile, folder};
 use super::{Progress, ToolError, step};
+use crate::chain::{ChainError, open};
 use crate::disk::{Disk, DiskOptions};
 use crate::error::DiskError;
 use crate::format::Format;
@@ -150,6 +151,10 @@ pub(super) fn describe(
 
 /// What a child at `child` records of a parent that is open.
 pub(super) fn link(child: &Path, parent: &Parent, disk: &Disk) -> Result<ParentLink, ToolError> {
+    let max = open::DEPTH_MAX;
+    if disk.state().chain.layers().count() >= max {
+        return Err(DiskError::from(ChainError::TooDeep { path: child.to_owned(), max }).into());
+    }
     let identity = lasting::identity(disk)?;
     let absolute = fs::canonicalize(&parent.path);
     let absolute = absolute.map_err(ToolError::host(&parent.path, "find the place of"))?;

@@ -15,9 +15,6 @@ use crate::format::Format;
 use crate::identity::Identity;
 use crate::link::ParentLink;
 
-/// Most layers that are looked at: those a chain may have, and the first too many.
-const LAYERS_MAX: usize = 257;
-
 /// A disk's layers, top first, as far as they can be found.
 #[derive(Debug, Serialize)]
 pub struct DiskInfo {
@@ -127,9 +124,9 @@ pub fn info(path: &Path, format: Option<Format>) -> Result<DiskInfo, ToolError> 
         seen.push(open::number_of(open.image.file(), &path)?);
         let mut entry = entry(&open)?;
         let parent = match &entry.parent {
-            Some(_) if layers.len() + 1 >= LAYERS_MAX => {
-                let top = seen.len();
-                Err(ChainError::TooDeep { path: path.clone(), max: top - 1 }.into())
+            Some(_) if layers.len() + 1 >= open::DEPTH_MAX => {
+                let top = layers.first().map_or(&path, |layer: &LayerEntry| &layer.path);
+                Err(ChainError::TooDeep { path: top.clone(), max: open::DEPTH_MAX }.into())
             }
             Some(link) => below(&entry, link, &seen),
             None => {

@@ -5,11 +5,15 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::new_file::NewFile;
+use super::one::OneLayer;
 use super::*;
 use crate::chain::ChainError;
 use crate::disk::{Disk, DiskOptions};
 use crate::error::DiskError;
 use crate::format::Format;
+use crate::formats::NewLayer;
+use crate::link::ParentLink;
 
 const MIB: u64 = 1 << 20;
 
@@ -119,6 +123,73 @@ fn what_only_one_disk_has_must_be_zero() {
     assert_eq!(differs(&short, &long), None);
     File::options().write(true).open(&long).unwrap().write_all_at(b"!", 2 * MIB).unwrap();
     assert_eq!((differs(&short, &long), differs(&long, &short)), (Some(2 * MIB), Some(2 * MIB)));
+}
+
+/// A child in cohort's own format.
+fn child(of: &Path, name: &str) -> PathBuf {
+    let path = of.with_file_name(name);
+    let order = Create { parent: Some(named(of)), ..new(&path) };
+    create(&order, &Unwatched).unwrap();
+    path
+}
+
+#[test]
+fn a_merge_that_is_stopped_leaves_a_child_that_reads_as_before() {
+    let folder = folder();
+    let base = raw(folder.path(), "base.raw", 8 * MIB, &[(0, b"base")]);
+    let wanted = raw(folder.path(), "new.raw", 8 * MIB, &[(MIB, &[7; 5 << 20])]);
+    let path = folder.path().join("child.layer");
+    let order = Convert { parent: Some(named(&base)), ..copy(&wanted, &path) };
+    convert(&order, &Unwatched).unwrap();
+    let order = Commit { child: named(&path), force: false, delete: true };
+    let error = commit(&order, &Impatient(Cell::new(4))).unwrap_err();
+    assert!(matches!(error, ToolError::Interrupted), "{error:?}");
+    assert!(differs(&base, &wanted).is_some(), "it was not stopped");
+    assert_eq!(differs(&path, &wanted), None);
+    commit(&order, &Unwatched).unwrap();
+    assert_eq!(differs(&base, &wanted), None);
+    assert_eq!(names(folder.path()), ["base.raw", "new.raw"]);
+}
+
+#[test]
+fn layers_that_rest_on_a_file_are_found_by_the_file_and_not_its_name() {
+    let folder = folder();
+    let base = raw(folder.path(), "base.raw", MIB, &[]);
+    let first = child(&base, "a.layer");
+    let second = child(&first, "b.layer");
+    fs::write(folder.path().join("c.layer"), "no layer").unwrap();
+    let link = folder.path().join("link.raw");
+    fs::hard_link(&base, &link).unwrap();
+    assert_eq!(children_of(&link, &[]), [first.canonicalize().unwrap()]);
+    assert_eq!(children_of(&first, &[]), [second.canonicalize().unwrap()]);
+    assert!(children_of(&second, &[]).is_empty());
+}
+
+#[test]
+fn the_deepest_chain_takes_no_more() {
+    let folder = folder();
+    let mut top = folder.path().join("0.layer");
+    create(&Create { size: Some(MIB), ..new(&top) }, &Unwatched).unwrap();
+    for number in 1..256 {
+        // Not by `create`, which would open all of the chain each time.
+        let identity = OneLayer::look(&top, None).unwrap().layer.identity().unwrap();
+        let parent = ParentLink {
+            relative: top.file_name().map(PathBuf::from),
+            absolute: None,
+            format: Format::Layer,
+            identity: Some(identity),
+            digest: None,
+            overridden: None,
+        };
+        top = folder.path().join(format!("{number}.layer"));
+        let layer = NewLayer { size: MIB, sector: 512, parent: Some(parent), fixed: false };
+        NewFile::create(&top, Format::Layer, &layer).unwrap().publish().unwrap();
+    }
+    assert_eq!(info(&top, None).unwrap().layers.len(), 256);
+    assert!(matches!(info(&top, None).unwrap().layers[255].linkage, Linkage::Base));
+    let order = Create { parent: Some(named(&top)), ..new(&folder.path().join("more.layer")) };
+    let error = create(&order, &Unwatched).unwrap_err();
+    assert_eq!(error.chain().map(ChainError::status), Some(44), "{error:?}");
 }
 
 /// Stops what it watches after so many reports.

@@ -167,11 +167,11 @@ fn spec(args: Args) -> Result<VmSpec, Failure> {
 fn refuse_disks_given_twice(disks: &[DiskSpec]) -> Result<(), Failure> {
     let mut seen: HashMap<(u64, u64), bool> = HashMap::new();
     for disk in disks {
-        let DiskSource::Path(path) = &disk.source else { continue };
+        let Some((path, writes)) = disk.file() else { continue };
         // Whatever is wrong with the file is told when it is opened.
         let Ok(file) = fs::metadata(path) else { continue };
-        let before = seen.insert((file.dev(), file.ino()), disk.read_only);
-        if before.is_some_and(|read_only| !(read_only && disk.read_only)) {
+        let before = seen.insert((file.dev(), file.ino()), writes);
+        if before.is_some_and(|written| written || writes) {
             let what = anyhow!("disk {} is given twice, and not read-only", path.display());
             return Err(
                 Failure::usage(what).help("add ,ro to both, or give each its own file".to_owned())

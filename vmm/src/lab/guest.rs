@@ -176,9 +176,8 @@ pub(super) fn refuse_shared_writers(
     let mut users: HashMap<(u64, u64), (String, bool)> = HashMap::new();
     for guest in guests {
         for disk in &guest.spec.disks {
-            let DiskSource::Path(path) = &disk.source else { continue };
+            let Some((path, writes)) = disk.file() else { continue };
             let Ok(file) = fs::metadata(path) else { continue };
-            let writes = !disk.read_only;
             let Some((first, written)) = users.get_mut(&(file.dev(), file.ino())) else {
                 users.insert((file.dev(), file.ino()), (guest.spec.name.clone(), writes));
                 continue;

@@ -48,6 +48,8 @@ cpu-mask = ["avx2"]
 disks = [
   { path = "disk-{index}.img", direct = true, serial = "disk{index}", queues = 2 },
   { scratch = "64M", engine = "positional" },
+  { parent = "a.img" },
+  { path = "odd.img", format = "qcow2", allow-mismatch = true, ro = true },
 ]
 timeout = "30s"
 [vm.other]
@@ -70,6 +72,10 @@ outcome = "poweroff"
     assert!(node.disks[0].direct && !node.disks[0].read_only);
     assert_eq!(node.disks[1].source, DiskSource::Scratch(64 << 20));
     assert_eq!(node.disks[1].engine, EngineChoice::Positional);
+    assert_eq!(node.disks[2].source, DiskSource::Child(dir.path().join("a.img")));
+    assert_eq!((node.disks[2].format, node.disks[2].allow_mismatch), (None, false));
+    assert_eq!(node.disks[3].format, Some(storage::Format::Qcow2));
+    assert!(node.disks[3].allow_mismatch);
     assert_eq!(node.timeout, Some(Duration::from_secs(30)));
     let other = &lab.guests[2];
     assert_eq!((other.spec.kernel.clone(), other.spec.cpus), (KernelSource::Builtin, 4));
@@ -161,7 +167,9 @@ fn one_file_is_not_written_by_two_guests() {
     let told = told(&lab("{ path = \"a.img\" }"), &[]);
     assert!(told.contains("3:5: vm.a.disks: a.img is a disk of a-0 and of a-1"), "{told}");
     let dir = folder();
-    parse(&dir, &lab("{ path = \"a.img\", ro = true }"), &[]).unwrap();
+    parse(&dir, &lab("{ path = \"a.img\", ro = true }, { parent = \"a.img\" }"), &[]).unwrap();
+    parse(&dir, &lab("{ path = \"disk-{index}.img\" }, { parent = \"disk-0.img\" }"), &[])
+        .unwrap_err();
     parse(&dir, &lab("{ path = \"disk-{index}.img\" }"), &[]).unwrap();
 }
 
