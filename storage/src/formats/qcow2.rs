@@ -67,6 +67,8 @@ struct Pending {
     taken: Vec<u64>,
 }
 
+/// Bytes of the guest's blocks: the format records none.
+const LOGICAL_SECTOR: u32 = 512;
 /// The ticket of a request that holds nothing.
 const UNPINNED: u64 = 0;
 
@@ -79,8 +81,8 @@ impl Qcow2Layer {
         let info = LayerInfo {
             format: Format::Qcow2,
             size: header.size,
-            sector: SECTOR as u32,
-            granularity: u32::try_from(cluster).unwrap_or(SECTOR as u32),
+            sector: LOGICAL_SECTOR,
+            granularity: u32::try_from(cluster).unwrap_or(LOGICAL_SECTOR),
             read_only: !image.is_writable(),
             parent: record::parent(&header)?,
         };

@@ -10,7 +10,7 @@ use crate::units::SECTOR;
 const CLUSTER_BITS: u32 = 16;
 const CLUSTER: u64 = 1 << CLUSTER_BITS;
 /// Bytes of the header's fields.
-const HEADER: usize = 112;
+const HEADER: u32 = 112;
 /// Largest disk.
 const SIZE_MAX: u64 = 16 << 40;
 
@@ -49,8 +49,8 @@ pub(in crate::formats) fn create(image: &ImageFile, new: &NewLayer) -> Result<()
     put64(&mut bytes, 72, if foreign { FOREIGN_PARENT } else { 0 });
     put64(&mut bytes, 88, IDENTIFIED);
     put32(&mut bytes, 96, 4);
-    put32(&mut bytes, 100, HEADER as u32);
-    let mut at = HEADER;
+    put32(&mut bytes, 100, HEADER);
+    let mut at = HEADER as usize;
     // In the first sector, where it can be changed together with the name.
     if let (Some(link), false) = (&new.parent, foreign) {
         put_extension(&mut bytes, &mut at, BACKING_FORMAT, link.format.name().as_bytes());

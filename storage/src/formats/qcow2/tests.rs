@@ -14,6 +14,7 @@ use crate::error::IoError;
 use crate::formats::{self, NewLayer};
 use crate::request::{DiskRequest, Operation};
 
+mod crash;
 mod hostile;
 mod identity;
 mod model;
