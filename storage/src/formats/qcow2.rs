@@ -31,6 +31,7 @@ mod refcounts;
 mod tests;
 mod writes;
 
+use compressed::{Codec, Decompressed};
 pub(super) use create::create;
 use header::{Header, IDENTIFIED};
 use map::{Map, Mapping};
@@ -44,6 +45,8 @@ pub(crate) struct Qcow2Layer {
     file: FileId,
     /// Whether an L2 entry can say that a cluster is zero: not in version 2.
     zero_flag: bool,
+    codec: Codec,
+    decompressed: Decompressed,
     pins: Pins,
     state: Mutex<State>,
 }
@@ -52,8 +55,6 @@ struct State {
     map: Map,
     /// What requests under way will change, by the number of their pin.
     pending: HashMap<u64, Pending>,
-    /// The guest cluster that was last decompressed.
-    decompressed: Option<(u64, Vec<u8>)>,
     /// Whether anything was changed since the image was opened.
     changed: bool,
 }
@@ -86,11 +87,12 @@ impl Qcow2Layer {
             read_only: !image.is_writable(),
             parent: record::parent(&header)?,
         };
-        let zero_flag = header.version >= 3;
+        let (zero_flag, codec) = (header.version >= 3, Codec { zstd: header.zstd, cluster });
         let map = Map::open(Arc::clone(&image), header)?;
-        let state = State { map, pending: HashMap::new(), decompressed: None, changed: false };
+        let state = State { map, pending: HashMap::new(), changed: false };
         let (pins, state) = (Pins::default(), Mutex::new(state));
-        Ok(Qcow2Layer { info, image, file: id, zero_flag, pins, state })
+        let decompressed = Decompressed::default();
+        Ok(Qcow2Layer { info, image, file: id, zero_flag, codec, decompressed, pins, state })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -249,8 +251,10 @@ impl Layer for Qcow2Layer {
         let result = pending.map_or(Ok(()), |pending| match how {
             Outcome::Abort => state.give_back(&pending),
             Outcome::Done => {
-                state.decompressed = None;
-                let publish = |&(cluster, entry): &(u64, u64)| state.map.publish(cluster, entry);
+                let publish = |&(cluster, entry): &(u64, u64)| {
+                    self.decompressed.forget(cluster);
+                    state.map.publish(cluster, entry)
+                };
                 pending.entries.iter().try_for_each(publish)
             }
         });
@@ -265,16 +269,20 @@ impl Layer for Qcow2Layer {
 
     fn read_encoded(&self, range: DiskRange, bytes: &mut [u8]) -> Result<(), LayerError> {
         let clusters = self.clusters(range)?;
-        let mut guard = self.state();
-        let state = &mut *guard;
         for cluster in clusters {
-            if state.decompressed.as_ref().is_none_or(|(known, _)| *known != cluster) {
-                let Mapping::Compressed { at, len } = state.map.mapping(cluster)? else {
-                    return Err(LayerError::Gap { range });
-                };
-                state.decompressed = Some((cluster, state.map.decompress(at, len)?));
-            }
-            let Some((_, data)) = &state.decompressed else { continue };
+            let data = match self.decompressed.get(cluster) {
+                Some(data) => data,
+                None => {
+                    let mapping = self.state().map.mapping(cluster)?;
+                    let Mapping::Compressed { at, len } = mapping else {
+                        return Err(LayerError::Gap { range });
+                    };
+                    // Whoever reads this holds the cluster: it stays where it is.
+                    let data = self.codec.decompress(&self.image, at, len)?.into();
+                    self.decompressed.put(cluster, &data);
+                    data
+                }
+            };
             let (start, end) = self.part(range, cluster);
             let inside = index(start % u64::from(self.info.granularity));
             let to = index(start - range.start());

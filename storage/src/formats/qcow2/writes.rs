@@ -133,7 +133,7 @@ impl Plan<'_> {
             Mapping::Compressed { at, len } => {
                 // Nobody else can read this. The cluster is not in the map yet, so there is no
                 // order to keep.
-                let bytes = self.map.decompress(at, len)?;
+                let bytes = layer.codec.decompress(image, at, len)?;
                 image.write_at(&bytes, host).map_err(FormatError::host("write", host))?;
             }
             Mapping::Unallocated if layer.info.parent.is_some() => {
