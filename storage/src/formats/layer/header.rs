@@ -36,7 +36,10 @@ pub(super) struct Seal {
 /// Which blocks of a body are written, in a few bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Written {
-    /// How many.
+    /// How many of the disk's blocks this is about, from the first on: all of them, unless there
+    /// are too many runs.
+    pub(super) covered: u64,
+    /// How many of these are written.
     pub(super) blocks: u64,
     /// CRC-32C over the list of their runs.
     pub(super) checksum: u32,
@@ -120,6 +123,7 @@ impl Header {
             put(&mut bytes, 104, file.1.to_le_bytes());
             put(&mut bytes, 112, written.blocks.to_le_bytes());
             put(&mut bytes, 120, written.checksum.to_le_bytes());
+            put(&mut bytes, 128, written.covered.to_le_bytes());
         }
         bytes.extend_from_slice(&link);
         let checksum = checksum(&bytes);
@@ -168,7 +172,11 @@ impl Header {
             0 => None,
             1 => Some(Seal {
                 file: (get_u64(bytes, 96), get_u64(bytes, 104)),
-                written: Written { blocks: get_u64(bytes, 112), checksum: get_u32(bytes, 120) },
+                written: Written {
+                    covered: get_u64(bytes, 128),
+                    blocks: get_u64(bytes, 112),
+                    checksum: get_u32(bytes, 120),
+                },
             }),
             state => return unsupported(format!("state {state} of the layer format")),
         };

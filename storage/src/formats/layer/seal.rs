@@ -12,7 +12,11 @@ use crate::image::ImageFile;
 /// A block of zeroes that is written, with a hole behind it.
 pub(super) const WITNESS: u64 = 512 << 10;
 /// Bytes of the disk whose extents are asked for at once.
-const STRIDE: u64 = 1 << 30;
+const STRIDE: u64 = 256 << 20;
+/// Blocks after which a seal goes no further: 256 TiB.
+const COVERED_MAX: u64 = (256 << 40) / BLOCK;
+/// Runs after which a seal goes no further. A file system takes about 1 us to tell of one.
+const RUNS_MAX: usize = 32 << 10;
 
 /// What makes a copy of a layer useless, and what to do instead.
 const LOST: &str = "which blocks are written is not what was recorded: a copy has lost the \
@@ -59,10 +63,16 @@ pub(super) fn written_blocks(
     Ok(())
 }
 
-/// Which blocks of the body are written. The file has been synced.
-pub(super) fn written(image: &ImageFile, geometry: &Geometry) -> Result<Written, FormatError> {
+/// Which of the body's blocks before `end` are written; at most about `runs` runs are looked at.
+/// The file has been synced.
+fn written(
+    image: &ImageFile,
+    geometry: &Geometry,
+    end: u64,
+    runs: usize,
+) -> Result<Written, FormatError> {
     let (mut found, mut ranges) = (Written::default(), Vec::new());
-    let mut run = 0..0;
+    let (mut run, mut seen) = (0..0, 0);
     let mut add = |run: &Range<u64>| {
         if !run.is_empty() {
             let count = run.end - run.start;
@@ -72,9 +82,9 @@ pub(super) fn written(image: &ImageFile, geometry: &Geometry) -> Result<Written,
             }
         }
     };
-    let mut at = 0;
-    while at < geometry.blocks() {
-        let end = (at + STRIDE / BLOCK).min(geometry.blocks());
+    let (mut at, all) = (0, end.min(geometry.blocks()).min(COVERED_MAX));
+    while at < all && seen < runs {
+        let end = (at + STRIDE / BLOCK).min(all);
         written_blocks(image, geometry, &(at..end), &mut ranges, |next| {
             if next.start == run.end {
                 run.end = next.end;
@@ -83,10 +93,20 @@ pub(super) fn written(image: &ImageFile, geometry: &Geometry) -> Result<Written,
                 run = next;
             }
         })?;
-        at = end;
+        (at, seen) = (end, seen + ranges.len());
     }
     add(&run);
+    found.covered = at;
     Ok(found)
+}
+
+/// Whether the blocks that `seal` is about are written as they were. The file has been synced.
+pub(super) fn matches(
+    image: &ImageFile,
+    geometry: &Geometry,
+    seal: &Seal,
+) -> Result<bool, FormatError> {
+    Ok(written(image, geometry, seal.written.covered, usize::MAX)? == seal.written)
 }
 
 /// What tells the file from all others.
@@ -97,7 +117,8 @@ fn file_number(image: &ImageFile) -> Result<(u64, u64), FormatError> {
 
 /// The seal of a file that has been synced.
 pub(super) fn make(image: &ImageFile, geometry: &Geometry) -> Result<Seal, FormatError> {
-    Ok(Seal { file: file_number(image)?, written: written(image, geometry)? })
+    let written = written(image, geometry, geometry.blocks(), RUNS_MAX)?;
+    Ok(Seal { file: file_number(image)?, written })
 }
 
 /// Makes sure, when a layer is opened, that the file system tells what was written.
@@ -122,7 +143,7 @@ pub(super) fn verify(image: &ImageFile, header: &Header) -> Result<(), FormatErr
         // The witness may be lost where no such block of the disk's own was there to lose.
         Some(seal) => {
             sync()?;
-            written(image, geometry)? == seal.written
+            (holds || seal.written.covered == geometry.blocks()) && matches(image, geometry, seal)?
         }
         None => holds,
     };

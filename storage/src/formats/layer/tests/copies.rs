@@ -110,3 +110,26 @@ fn a_hole_that_nothing_else_tells_is_found_by_a_check() {
     let findings = place.open().check(true).unwrap();
     assert!(matches!(&findings[..], [Finding { harmless: false, repaired: false, .. }]));
 }
+
+#[test]
+fn a_seal_is_about_as_many_blocks_as_it_says() {
+    let place = Place::on_disk(SIZE, Some(SIZE));
+    write(&mut place.queue(), 2 * BLOCK, &pattern(1, 4096));
+    let layer = place.open();
+    // As if there had been too many runs behind the sixth block.
+    layer.announce_change().unwrap();
+    let mut seal = seal::make(&layer.image, &layer.geometry).unwrap();
+    assert_eq!((seal.written.covered, seal.written.blocks), (16, 1));
+    seal.written.covered = 6;
+    layer.change_header(|header| header.seal = Some(seal)).unwrap();
+    let at = layer.geometry.body();
+    layer.image.write_at(&[0; 4096], at + 8 * BLOCK).unwrap();
+    layer.image.sync().unwrap();
+    assert_eq!(layer.check(false).unwrap(), []);
+    // Without its witness, a copy needs all of a seal.
+    let to = place.layer.with_file_name("copy.layer");
+    copy(&["--reflink=never", "--sparse=always"], &place.layer, &to);
+    assert!(matches!(open(&to, true), Err(FormatError::Damaged { .. })));
+    layer.image.write_at(&[0; 4096], at + 5 * BLOCK).unwrap();
+    assert_eq!(layer.check(false).unwrap().len(), 1);
+}
