@@ -145,6 +145,9 @@ fn a_parent_that_has_changed_is_named_with_both_identities() {
         for line in ["map @CHILD", "convert @CHILD @out.raw", "create @a.layer --parent @CHILD"] {
             disks.refused(&line.replace("CHILD", &child), 40, &parts);
         }
+        disks.done(&format!("map --allow-mismatch @{child}"));
+        disks.done(&format!("convert --allow-mismatch @{child} @rescued.raw"));
+        fs::remove_file(disks.at("rescued.raw")).expect("a file");
         let checked = disks.disk(&format!("check @{child}"));
         checked.expect_status(40);
         assert!(checked.stdout.contains(&before) && checked.stdout.contains(&after));
@@ -327,7 +330,7 @@ fn a_link_that_only_cohort_follows_is_told() {
     ] {
         let made = disks.done(&format!("create @{child} --parent @{parent}"));
         assert_eq!(made.stderr.contains("only cohort follows"), alone, "{child}");
-        assert_eq!(disks.layers(child)[0]["only-cohort-follows"], alone);
+        assert_eq!(disks.layers(child)[0]["only_cohort_follows"], alone);
         disks.done(&format!("check @{child}"));
     }
 }

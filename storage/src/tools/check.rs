@@ -27,7 +27,6 @@ pub struct Checked {
 
 /// What it found in one layer.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct CheckedLayer {
     /// Its file.
     pub path: PathBuf,

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::convert::{is_zero, whole};
-use super::create::Parent;
 use super::info::verify;
 use super::io::{DiskIo, PIECE, options};
 use super::lasting;
+use super::name::DiskName;
 use super::new_file::sync_folder;
 use super::one::OneLayer;
 use super::siblings::{children_of, number_of};
@@ -29,7 +29,7 @@ use crate::lock::Use;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Commit {
     /// The child.
-    pub child: Parent,
+    pub child: DiskName,
     /// Do so although other layers rest on the parent: they will not open any more.
     pub force: bool,
     /// Remove the child's file afterwards; else it stays, and says the same as its parent.
@@ -38,7 +38,6 @@ pub struct Commit {
 
 /// What was merged.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Committed {
     /// The child.
     pub child: PathBuf,

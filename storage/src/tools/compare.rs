@@ -3,15 +3,14 @@
 use serde::Serialize;
 
 use super::convert::{is_zero, same_places, whole};
-use super::create::Parent;
 use super::io::{DiskIo, PIECE};
 use super::map::{MapState, Places};
+use super::name::DiskName;
 use super::{Progress, ToolError, step};
 use crate::units::DiskRange;
 
 /// How two disks compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Compared {
     /// The first byte that differs; none if all that both have is equal, and what only one has is
     /// zero.
@@ -22,12 +21,12 @@ pub struct Compared {
 
 /// Compares the contents of two disks.
 pub fn compare(
-    first: &Parent,
-    second: &Parent,
+    first: &DiskName,
+    second: &DiskName,
     progress: &dyn Progress,
 ) -> Result<Compared, ToolError> {
-    let mut a = DiskIo::open(&first.path, first.format, true)?;
-    let mut b = DiskIo::open(&second.path, second.format, true)?;
+    let mut a = DiskIo::new(&first.path, first.open()?)?;
+    let mut b = DiskIo::new(&second.path, second.open()?)?;
     let sizes = (a.size(), b.size());
     let (common, total) = (sizes.0.min(sizes.1), sizes.0.max(sizes.1));
     let (one, other) = (a.disk.clone(), b.disk.clone());

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::create::{Parent, describe, link, only_cohort, open_parent};
+use super::create::{describe, link, only_cohort, open_parent};
 use super::io::{DiskIo, PIECE, options, parts};
 use super::map::{MapState, Places};
+use super::name::DiskName;
 use super::new_file::NewFile;
 use super::{Progress, ToolError, step};
 use crate::disk::Disk;
@@ -25,20 +26,19 @@ const BLOCK_ZERO: u64 = 64 << 10;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Convert {
     /// The disk.
-    pub source: Parent,
+    pub source: DiskName,
     /// The new file, whose name must be free.
     pub target: PathBuf,
     /// Its format; without one, the name tells.
     pub format: Option<Format>,
     /// Its parent: what both have is not copied.
-    pub parent: Option<Parent>,
+    pub parent: Option<DiskName>,
     /// Take all of the space at once, where the format knows such images.
     pub fixed: bool,
 }
 
 /// What was copied.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Converted {
     /// The new file.
     pub path: PathBuf,
@@ -56,7 +56,7 @@ pub struct Converted {
 pub fn convert(order: &Convert, progress: &dyn Progress) -> Result<Converted, ToolError> {
     NewFile::check(&order.target)?;
     let format = order.format.unwrap_or_else(|| Format::of_name(&order.target));
-    let mut source = DiskIo::open(&order.source.path, order.source.format, true)?;
+    let mut source = DiskIo::new(&order.source.path, order.source.open()?)?;
     let base = order.parent.as_ref().map(open_parent).transpose()?;
     let (size, sector) = (source.size(), source.disk.state().chain.info().sector);
     let new = describe(&order.target, base.as_ref(), Some(size), Some(sector), order.fixed)?;

@@ -7,8 +7,8 @@ use std::path::{Component, Path, PathBuf};
 use serde::Serialize;
 
 use super::digest::digest;
-use super::io::options;
 use super::lasting;
+use super::name::DiskName;
 use super::new_file::{NewFile, folder};
 use super::{Progress, ToolError, step};
 use crate::chain::{ChainError, open};
@@ -21,21 +21,6 @@ use crate::link::ParentLink;
 /// Bytes of a logical block where no parent tells.
 const SECTOR_DEFAULT: u32 = 512;
 
-/// A parent by its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Parent {
-    /// Where it is.
-    pub path: PathBuf,
-    /// Its format; without one, the name tells.
-    pub format: Option<Format>,
-}
-
-impl Parent {
-    fn format(&self) -> Format {
-        self.format.unwrap_or_else(|| Format::of_name(&self.path))
-    }
-}
-
 /// What is to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Create {
@@ -46,7 +31,7 @@ pub struct Create {
     /// Bytes; without it, as many as the parent has.
     pub size: Option<u64>,
     /// What it reads as at first; without one, zeroes.
-    pub parent: Option<Parent>,
+    pub parent: Option<DiskName>,
     /// Take all of the space at once, where the format knows such images.
     pub fixed: bool,
     /// Take the parent's write permissions away.
@@ -57,7 +42,6 @@ pub struct Create {
 
 /// What was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct Created {
     /// Its name.
     pub path: PathBuf,
@@ -101,11 +85,9 @@ pub fn create(order: &Create, progress: &dyn Progress) -> Result<Created, ToolEr
 /// Opens a disk that reads as `parent` at first and takes changes in a layer of its own, in the
 /// folder for temporary files. The layer's file has no name any more on return, so it is gone with
 /// the disk's last user, however that ends.
-pub fn temporary_child(parent: &Parent, options: &DiskOptions) -> Result<Disk, ToolError> {
-    let reading = DiskOptions { read_only: true, format: parent.format, ..*options };
-    let base = Disk::open(&parent.path, &reading)?;
+pub fn temporary_child(parent: &DiskName, options: &DiskOptions) -> Result<Disk, ToolError> {
     let target = std::env::temp_dir().join("cohort-child.layer");
-    let base = (parent.clone(), base);
+    let base = open_parent(parent)?;
     let new = describe(&target, Some(&base), None, None, false)?;
     let link = link(&target, &base.0, &base.1)?;
     let file = NewFile::create(&target, Format::Layer, &NewLayer { parent: Some(link), ..new })?;
@@ -119,15 +101,14 @@ fn created(order: &Create, format: Format, new: &NewLayer) -> Created {
 }
 
 /// Opens a parent with its chain, for reading.
-pub(super) fn open_parent(parent: &Parent) -> Result<(Parent, Disk), DiskError> {
-    let disk = Disk::open(&parent.path, &options(parent.format, true))?;
-    Ok((parent.clone(), disk))
+pub(super) fn open_parent(parent: &DiskName) -> Result<(DiskName, Disk), DiskError> {
+    Ok((parent.clone(), parent.open()?))
 }
 
 /// What a new layer at `path` is to be, all but its link.
 pub(super) fn describe(
     path: &Path,
-    parent: Option<&(Parent, Disk)>,
+    parent: Option<&(DiskName, Disk)>,
     size: Option<u64>,
     sector: Option<u32>,
     fixed: bool,
@@ -150,7 +131,7 @@ pub(super) fn describe(
 }
 
 /// What a child at `child` records of a parent that is open.
-pub(super) fn link(child: &Path, parent: &Parent, disk: &Disk) -> Result<ParentLink, ToolError> {
+pub(super) fn link(child: &Path, parent: &DiskName, disk: &Disk) -> Result<ParentLink, ToolError> {
     let max = open::DEPTH_MAX;
     if disk.state().chain.layers().count() >= max {
         return Err(DiskError::from(ChainError::TooDeep { path: child.to_owned(), max }).into());

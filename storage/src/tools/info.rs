@@ -24,7 +24,6 @@ pub struct DiskInfo {
 
 /// One layer.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct LayerEntry {
     /// Its file, as it was found.
     pub path: PathBuf,
@@ -59,7 +58,6 @@ pub enum Linkage {
     /// The parent is what the layer records.
     Ok,
     /// It is not, or cannot be found or opened.
-    #[serde(rename_all = "kebab-case")]
     Broken {
         /// `mismatch`, `unlinked`, `missing`, `cycle`, `too-deep` or `unreadable`.
         kind: &'static str,

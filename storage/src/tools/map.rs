@@ -15,7 +15,6 @@ const STEP: u64 = 64 << 20;
 
 /// A run of a disk's bytes that are of one kind and in one place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
 pub struct MapEntry {
     /// The first byte, as the guest counts.
     pub start: u64,

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::create::{Parent, link, open_parent};
+use super::create::{link, open_parent};
 use super::digest::digest;
 use super::info::info;
+use super::name::DiskName;
 use super::one::OneLayer;
 use super::siblings::number_of;
 use super::{Progress, ToolError};
@@ -36,7 +37,7 @@ pub struct Relink {
     /// Its format; without one, the name tells.
     pub format: Option<Format>,
     /// Its parent.
-    pub parent: Parent,
+    pub parent: DiskName,
     /// Take the parent although nothing says that its contents are right.
     pub force: bool,
 }
@@ -76,7 +77,7 @@ pub fn relink(order: &Relink, progress: &dyn Progress) -> Result<Relinked, ToolE
 }
 
 /// Refuses a parent that rests on the child.
-fn refuse_cycle(child: &Path, parent: &Parent) -> Result<(), ToolError> {
+fn refuse_cycle(child: &Path, parent: &DiskName) -> Result<(), ToolError> {
     let number = number_of(child);
     let layers = info(&parent.path, parent.format)?.layers;
     let cycle = number.is_some() && layers.iter().any(|layer| number_of(&layer.path) == number);

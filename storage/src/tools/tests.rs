@@ -32,8 +32,8 @@ fn raw(folder: &Path, name: &str, size: u64, content: &[(u64, &[u8])]) -> PathBu
     path
 }
 
-fn named(path: &Path) -> Parent {
-    Parent { path: path.to_owned(), format: None }
+fn named(path: &Path) -> DiskName {
+    DiskName { path: path.to_owned(), format: None, allow_mismatch: false }
 }
 
 fn new(path: &Path) -> Create {

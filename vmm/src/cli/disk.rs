@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use cohort::units::{parse_disk_size, show_size};
 use storage::Format;
-use storage::tools::{Parent, ToolError};
+use storage::tools::{DiskName, ToolError};
 
 use self::watch::Watch;
 use super::failure::Failure;
@@ -95,8 +95,8 @@ fn failed(error: ToolError, watch: Option<&Watch>) -> Failure {
     failed_with(error, watch, 125)
 }
 
-fn named(path: PathBuf, format: Option<Format>) -> Parent {
-    Parent { path, format }
+fn named(path: PathBuf, format: Option<Format>) -> DiskName {
+    DiskName { path, format, allow_mismatch: false }
 }
 
 fn format(text: &str) -> Result<Format, String> {

@@ -13,8 +13,7 @@ use cohort::machine::{self, Console, Control, layout};
 use cohort::outcome::{Ending, Outcome, json_text, write_json};
 use cohort::signals::StopSignals;
 use cohort::spec::{
-    BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSource, DiskSpec, KernelSource, LINUX_CMDLINE,
-    VmSpec,
+    BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSpec, KernelSource, LINUX_CMDLINE, VmSpec,
 };
 use cohort::units::{parse_duration, parse_memory};
 

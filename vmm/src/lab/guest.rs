@@ -15,8 +15,7 @@ use super::files;
 use super::mistake::Collector;
 use crate::machine::{features, layout};
 use crate::spec::{
-    BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSource, KernelSource, LINUX_CMDLINE,
-    MEMORY_DEFAULT, VmSpec,
+    BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, KernelSource, LINUX_CMDLINE, MEMORY_DEFAULT, VmSpec,
 };
 use crate::units::{parse_duration, parse_memory};
 

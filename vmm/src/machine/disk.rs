@@ -1,7 +1,7 @@
 //! The guest's disks, from what the description says of them.
 
 use devices::virtio::blk::Block;
-use storage::tools::{Parent, temporary_child};
+use storage::tools::{DiskName, temporary_child};
 use storage::{Bytes, Disk, DiskOptions};
 
 use super::MachineError;
@@ -28,7 +28,8 @@ pub(super) fn open(number: usize, spec: &DiskSpec, cpus: u8) -> Result<Block, Ma
         DiskSource::Path(path) => Disk::open(path, &options).map_err(Into::into),
         DiskSource::Scratch(size) => Disk::scratch(Bytes::new(*size), &options).map_err(Into::into),
         DiskSource::Child(path) => {
-            temporary_child(&Parent { path: path.clone(), format: spec.format }, &options)
+            let (path, format, allow_mismatch) = (path.clone(), spec.format, spec.allow_mismatch);
+            temporary_child(&DiskName { path, format, allow_mismatch }, &options)
         }
     };
     let disk = disk.map_err(|source| MachineError::Disk { number, source })?;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use cohort::units::show_size;
 use storage::Format;
-use storage::tools::{self, Compared, Convert};
+use storage::tools::{self, Compared, Convert, DiskName};
 
 use super::{
     Done, FORMATS, Watch, failed, failed_with, format, named, print, print_json, tell,
@@ -33,14 +33,18 @@ pub(super) struct ConvertArgs {
     /// Take all of the space now, where the format knows such disks (vhdx)
     #[arg(long)]
     fixed: bool,
+    /// Read disks although a parent has changed since its child was made
+    #[arg(long)]
+    allow_mismatch: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn convert(args: ConvertArgs) -> Done {
-    let ConvertArgs { source, target, from, to, parent, parent_format, fixed, json } = args;
-    let source = named(source, from);
+    let ConvertArgs { source, target, from, to, parent, parent_format, fixed, .. } = args;
+    let (json, allow_mismatch) = (args.json, args.allow_mismatch);
+    let source = DiskName { allow_mismatch, ..named(source, from) };
     let parent = parent.map(|path| named(path, parent_format));
     let watch = Watch::start("convert")?;
     let order = Convert { source, target, format: to, parent, fixed };
@@ -70,6 +74,9 @@ pub(super) struct CompareArgs {
     /// The second disk's format [default: what the name's extension tells]
     #[arg(long, value_name = FORMATS, value_parser = format)]
     second_format: Option<Format>,
+    /// Read disks although a parent has changed since its child was made
+    #[arg(long)]
+    allow_mismatch: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -79,11 +86,12 @@ pub(super) struct CompareArgs {
 const UNCOMPARED: u8 = 2;
 
 pub(super) fn compare(args: CompareArgs) -> Done {
-    let CompareArgs { first, second, first_format, second_format, json } = args;
+    let CompareArgs { first, second, first_format, second_format, json, allow_mismatch } = args;
+    let first = DiskName { allow_mismatch, ..named(first, first_format) };
+    let second = DiskName { allow_mismatch, ..named(second, second_format) };
     let watch = Watch::start("compare")?;
-    let compared =
-        tools::compare(&named(first, first_format), &named(second, second_format), &watch)
-            .map_err(|error| failed_with(error, Some(&watch), UNCOMPARED))?;
+    let compared = tools::compare(&first, &second, &watch)
+        .map_err(|error| failed_with(error, Some(&watch), UNCOMPARED))?;
     drop(watch);
     let Compared { difference, sizes } = compared;
     if json {

@@ -17,6 +17,9 @@ pub(super) struct Args {
     /// Its format [default: what the name's extension tells]
     #[arg(long, value_name = FORMATS, value_parser = format)]
     format: Option<Format>,
+    /// Read it although a parent has changed since its child was made
+    #[arg(long)]
+    allow_mismatch: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -24,7 +27,12 @@ pub(super) struct Args {
 
 pub(super) fn main(args: &Args) -> Done {
     let watch = Watch::start("map")?;
-    let options = DiskOptions { read_only: true, format: args.format, ..DiskOptions::default() };
+    let options = DiskOptions {
+        read_only: true,
+        format: args.format,
+        allow_mismatch: args.allow_mismatch,
+        ..DiskOptions::default()
+    };
     let disk = Disk::open(&args.path, &options).map_err(|error| failed(error.into(), None))?;
     let entries = tools::map(&disk, &watch).map_err(|error| failed(error, Some(&watch)))?;
     drop(watch);
