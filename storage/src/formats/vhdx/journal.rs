@@ -55,10 +55,11 @@ impl Journal {
     ) -> Result<(), FormatError> {
         // The length that is durable is the one from before the sync.
         let len = image.len().map_err(FormatError::host("find the size of", 0))?;
+        // Should this fail, what is in place is not known either: then the last entry must stay.
+        self.failed = true;
         image.sync().map_err(FormatError::host("sync", 0))?;
         let at = u32::try_from(self.next).unwrap_or_default();
         let entry = log::encode(pages, self.guid, self.sequence, at, len);
-        self.failed = true;
         self.write_circular(image, &entry)?;
         image.sync().map_err(FormatError::host("sync", self.place.offset))?;
         if headers.current().log != self.guid {
