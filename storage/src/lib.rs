@@ -24,6 +24,8 @@
 //!
 //! What each part is for, one guest write followed through it: `docs/io-path.md`.
 //!
+//! What is done to disks while no guest uses them (create, check, copy, merge, …) is in [`tools`].
+//!
 //! This crate knows neither KVM nor virtio. `unsafe` is found in `engine/`, which talks to the
 //! kernel, and in `buffers.rs`, which holds addresses in guest memory; formats forbid it.
 

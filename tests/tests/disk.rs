@@ -318,6 +318,32 @@ fn a_snapshot_freezes_its_parent() {
 }
 
 #[test]
+fn names_in_images_do_not_reach_the_terminal_as_they_are() {
+    let disks = Disks::new();
+    let name = "\u{1b}[31mred.raw";
+    disks.raw(name, &[]);
+    disks.done(&format!("create @child.layer --parent @{name}"));
+    for line in ["info --chain @child.layer", "check @child.layer", "map @child.layer"] {
+        let finished = disks.done(line);
+        assert!(finished.stdout.contains("[31mred.raw") && !finished.stdout.contains('\u{1b}'));
+    }
+    assert_eq!(disks.layers("child.layer")[0]["parent"]["relative"], name);
+}
+
+#[test]
+fn a_parent_that_is_damaged_cannot_be_checked() {
+    let disks = Disks::new();
+    disks.done("create @base.qcow2 --size 16M");
+    disks.done("create @child.layer --parent @base.qcow2");
+    disks.write("base.qcow2", &[(0, b"garbage")]);
+    let finished = disks.disk("check @child.layer");
+    finished.expect_status(1);
+    assert!(finished.stdout.contains("base.qcow2"), "{}", finished.stdout);
+    assert_eq!(disks.layers("child.layer")[0]["linkage"]["kind"], "unreadable");
+    disks.refused("map @child.layer", 125, &["base.qcow2", "no qcow2 image"]);
+}
+
+#[test]
 fn a_link_that_only_cohort_follows_is_told() {
     let disks = Disks::new();
     disks.raw("base.raw", &[]);

@@ -40,15 +40,20 @@ pub struct CheckedLayer {
 }
 
 impl Checked {
-    /// As `qemu-img check` has it: 0 all is well, 2 damage, 3 only what does no harm; a broken
-    /// link has the status of its kind.
+    /// As `qemu-img check` has it: 0 all is well, 1 a parent cannot be looked at, 2 damage, 3 only
+    /// what does no harm; a broken link has the status of its kind.
     pub fn status(&self) -> u8 {
         let open = || self.layers.iter().flat_map(|layer| &layer.findings).filter(|f| !f.repaired);
         if open().any(|finding| !finding.harmless) {
             return 2;
         }
         let broken = self.layers.iter().map(|layer| layer.linkage.status()).find(|s| *s != 0);
-        broken.unwrap_or(if open().next().is_some() { 3 } else { 0 })
+        match broken {
+            Some(125) => 1,
+            Some(status) => status,
+            None if open().next().is_some() => 3,
+            None => 0,
+        }
     }
 }
 

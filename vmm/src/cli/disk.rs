@@ -18,7 +18,7 @@ use storage::tools::{DiskName, ToolError};
 
 use self::watch::Watch;
 use super::failure::Failure;
-use super::{Done, print, print_json, tell};
+use super::{Done, print, print_json, shown, tell};
 
 const STATUSES: &str = "\
 Exit statuses:
@@ -93,6 +93,11 @@ fn failed_with(error: ToolError, watch: Option<&Watch>, other: u8) -> Failure {
 /// The same, cohort's own status for what has no other.
 fn failed(error: ToolError, watch: Option<&Watch>) -> Failure {
     failed_with(error, watch, 125)
+}
+
+/// Prints text with names and paths in it, which images made by others can hold too.
+fn print_shown(text: &str) -> Result<(), Failure> {
+    print(&shown(text))
 }
 
 fn named(path: PathBuf, format: Option<Format>) -> DiskName {

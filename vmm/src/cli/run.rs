@@ -76,8 +76,8 @@ A block device; can be given several times, in the order in which the guest find
 
 PATH is an image file (the top layer, if it is made of several: see cohort disk) or a block \
 device; a comma in it is written twice. parent=PATH is a disk that reads as PATH at first and \
-leaves it as it is; what the guest writes to it is gone with the guest, as is scratch=SIZE, a disk \
-of zeroes. Options:
+leaves it as it is; what the guest writes goes to the folder for temporary files (TMPDIR), and is \
+gone with the guest, as is scratch=SIZE, a disk of zeroes. Options:
   format=NAME         raw, layer, qcow2 or vhdx [default: what the name's extension tells]
   allow-mismatch      open the disk although a parent has changed since its child was made
   ro                  the guest may not write

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use storage::Format;
 use storage::tools::{self, Checked, Linkage};
 
-use super::{Done, FORMATS, Watch, failed_with, format, print, print_json};
+use super::{Done, FORMATS, Watch, failed_with, format, print_json, print_shown};
 
 /// Looks for damage in every layer of a disk, and whether the layers fit together
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub(super) fn main(args: &Args) -> Done {
     if args.json {
         print_json(&checked)?
     } else {
-        print(&show(&checked))?
+        print_shown(&show(&checked))?
     }
     Ok(checked.status())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use storage::Format;
 use storage::tools::{self, Commit};
 
-use super::{Done, FORMATS, Watch, failed, format, named, print, print_json};
+use super::{Done, FORMATS, Watch, failed, format, named, print_json, print_shown};
 
 /// Merges a layer into its parent, which then reads as the layer does
 ///
@@ -41,7 +41,7 @@ pub(super) fn main(args: Args) -> Done {
         let (child, parent) = (done.child.display(), done.parent.display());
         let file = if done.deleted { "was removed" } else { "stays, linked to it as it is now" };
         let written = done.written;
-        print(&format!("{parent}: has {written} bytes of {child}, which {file}\n"))?;
+        print_shown(&format!("{parent}: has {written} bytes of {child}, which {file}\n"))?;
     }
     Ok(0)
 }

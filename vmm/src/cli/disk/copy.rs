@@ -7,7 +7,7 @@ use storage::Format;
 use storage::tools::{self, Compared, Convert, DiskName};
 
 use super::{
-    Done, FORMATS, Watch, failed, failed_with, format, named, print, print_json, tell,
+    Done, FORMATS, Watch, failed, failed_with, format, named, print_json, print_shown, tell,
     warn_only_cohort,
 };
 
@@ -56,7 +56,7 @@ pub(super) fn convert(args: ConvertArgs) -> Done {
     } else {
         let (size, path) = (show_size(copied.size), copied.path.display());
         let written = copied.written;
-        print(&format!("{path}: {}, {size}, {written} bytes of data\n", copied.format))?;
+        print_shown(&format!("{path}: {}, {size}, {written} bytes of data\n", copied.format))?;
     }
     Ok(0)
 }
@@ -104,7 +104,7 @@ pub(super) fn compare(args: CompareArgs) -> Done {
                 sizes.0, sizes.1
             ));
         }
-        print(&match difference {
+        print_shown(&match difference {
             Some(at) => format!("the disks differ at byte {at}\n"),
             None => "the disks are equal\n".to_owned(),
         })?;

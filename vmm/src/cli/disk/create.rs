@@ -7,7 +7,8 @@ use storage::Format;
 use storage::tools::{self, Create, Created};
 
 use super::{
-    Done, FORMATS, Failure, Watch, failed, format, named, print, print_json, size, warn_only_cohort,
+    Done, FORMATS, Failure, Watch, failed, format, named, print_json, print_shown, size,
+    warn_only_cohort,
 };
 
 /// Makes a disk, empty or on top of a parent; never overwrites a file
@@ -102,7 +103,7 @@ fn make(order: &Create, json: bool) -> Done {
     if json {
         print_json(&created)?
     } else {
-        print(&sentence(order, &created))?
+        print_shown(&sentence(order, &created))?
     }
     Ok(0)
 }

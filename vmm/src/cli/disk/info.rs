@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use storage::tools::{self, LayerEntry, Linkage};
 use storage::{Format, ParentLink};
 
-use super::{Done, FORMATS, both_sizes, failed, format, print, print_json};
+use super::{Done, FORMATS, both_sizes, failed, format, print_json, print_shown};
 
 /// Shows what a disk is and whether it fits its parent, also while a guest uses it
 #[derive(Debug, clap::Args)]
@@ -33,7 +33,7 @@ pub(super) fn main(args: &Args) -> Done {
         print_json(&info)?;
     } else {
         let texts: Vec<String> = info.layers.iter().map(show).collect();
-        print(&texts.join("\n"))?;
+        print_shown(&texts.join("\n"))?;
     }
     Ok(0)
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use storage::tools::{self, MapEntry, MapState};
 use storage::{Disk, DiskOptions, Format};
 
-use super::{Done, FORMATS, Watch, failed, format, print, print_json};
+use super::{Done, FORMATS, Watch, failed, format, print_json, print_shown};
 
 /// Shows where the bytes of a disk are: in which layer, at which offset of its file
 #[derive(Debug, clap::Args)]
@@ -72,6 +72,6 @@ pub(super) fn main(args: &Args) -> Done {
         let (start, length) = (format!("{:#x}", entry.start), format!("{:#x}", entry.length));
         let _ = writeln!(text, "{start:>18}{length:>18}  {state:<11}{offset:>18}  {file}");
     }
-    print(&text)?;
+    print_shown(&text)?;
     Ok(0)
 }

@@ -6,7 +6,7 @@ use serde_json::json;
 use storage::Format;
 use storage::tools::{self, Relink, Relinked};
 
-use super::{Done, FORMATS, Watch, failed, format, named, print, print_json};
+use super::{Done, FORMATS, Watch, failed, format, named, print_json, print_shown};
 
 /// Records where a layer's parent is now, if it is still the same one
 ///
@@ -48,7 +48,7 @@ pub(super) fn main(args: Args) -> Done {
             Relinked::ByForce => "not verified, as --force says",
         };
         let (child, parent) = (order.child.display(), order.parent.path.display());
-        print(&format!("{child}: its parent is {parent} ({why})\n"))?;
+        print_shown(&format!("{child}: its parent is {parent} ({why})\n"))?;
     }
     Ok(0)
 }
