@@ -19,6 +19,7 @@ mod hostile;
 mod identity;
 mod model;
 mod oracle;
+mod threads;
 
 const CLUSTER: usize = 64 << 10;
 
