@@ -1,7 +1,7 @@
 //! `cohort disk`: what it makes, what it refuses, and how it says what is wrong with a chain.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -113,6 +113,7 @@ fn what_cannot_be_made_is_refused_and_leaves_nothing() {
     disks.refused("create @no/a.layer --size 1M", 125, &["/no", "No such file"]);
     disks.refused("create @a.layer --parent @gone.raw", 125, &["gone.raw does not exist"]);
     disks.refused("create @a.raw --parent @base.raw", 2, &["a.raw", "raw", "parent"]);
+    disks.refused("create @a.raw --size 1M --fixed", 2, &["only vhdx"]);
     let fewer = ["1048576", "16777216", "base.raw"];
     disks.refused("create @a.layer --parent @base.raw --size 1M", 2, &fewer);
     disks.refused("convert @base.raw @base.raw", 2, &["base.raw already exists"]);
@@ -275,6 +276,41 @@ fn a_merge_changes_the_parent_and_spares_its_other_children() {
         }
         disks.done(&format!("{line} --delete"));
         assert_eq!(disks.names(), ["base.raw", "new.raw"]);
+    }
+}
+
+#[test]
+fn a_merge_that_is_killed_loses_nothing() {
+    for format in ["raw", "layer", "qcow2", "vhdx"] {
+        let disks = Disks::new();
+        let base = format!("base.{format}");
+        disks.raw("new.raw", &[(1 << 20, &[7; 15 << 20])]);
+        disks.done(&format!("create @{base} --size 16M"));
+        disks.done(&format!("convert @new.raw @child.layer --parent @{base}"));
+        let times = || {
+            let facts = fs::metadata(disks.at(&base)).expect("the base");
+            (facts.ctime(), facts.ctime_nsec())
+        };
+        let before = times();
+        let running = disks.command("disk commit @child.layer").start();
+        let deadline = Instant::now() + cohort::PATIENCE;
+        while times() == before {
+            assert!(Instant::now() < deadline, "the base was never changed");
+            std::thread::yield_now();
+        }
+        running.signal(Signal::KILL);
+        running.finish();
+        // Whoever was faster: the child is right, or says that its parent has changed.
+        let checked = disks.disk("check @child.layer");
+        if checked.status() != Some(0) {
+            checked.expect_status(40);
+            disks.done(&format!("relink @child.layer --parent @{base} --force"));
+        }
+        disks.done("compare @child.layer @new.raw");
+        disks.done("commit @child.layer --delete");
+        disks.done(&format!("compare @{base} @new.raw"));
+        disks.done(&format!("check @{base}"));
+        assert_eq!(disks.names(), [&*base, "new.raw"]);
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::create::{describe, link, only_cohort, open_parent};
+use super::create::{describe, link, only_cohort, open_parent, refuse_fixed};
 use super::io::{DiskIo, PIECE, options, parts};
 use super::map::{MapState, Places};
 use super::name::DiskName;
@@ -56,6 +56,7 @@ pub struct Converted {
 pub fn convert(order: &Convert, progress: &dyn Progress) -> Result<Converted, ToolError> {
     NewFile::check(&order.target)?;
     let format = order.format.unwrap_or_else(|| Format::of_name(&order.target));
+    refuse_fixed(&order.target, format, order.fixed)?;
     let mut source = DiskIo::new(&order.source.path, order.source.open()?)?;
     let base = order.parent.as_ref().map(open_parent).transpose()?;
     let (size, sector) = (source.size(), source.disk.state().chain.info().sector);

@@ -15,7 +15,7 @@ use crate::chain::{ChainError, open};
 use crate::disk::{Disk, DiskOptions};
 use crate::error::DiskError;
 use crate::format::Format;
-use crate::formats::NewLayer;
+use crate::formats::{FormatError, NewLayer};
 use crate::link::ParentLink;
 
 /// Bytes of a logical block where no parent tells.
@@ -59,6 +59,7 @@ pub struct Created {
 pub fn create(order: &Create, progress: &dyn Progress) -> Result<Created, ToolError> {
     NewFile::check(&order.path)?;
     let format = order.format.unwrap_or_else(|| Format::of_name(&order.path));
+    refuse_fixed(&order.path, format, order.fixed)?;
     let base = order.parent.as_ref().map(open_parent).transpose()?;
     let new = describe(&order.path, base.as_ref(), order.size, None, order.fixed)?;
     let Some((parent, disk)) = base else {
@@ -103,6 +104,16 @@ fn created(order: &Create, format: Format, new: &NewLayer) -> Created {
 /// Opens a parent with its chain, for reading.
 pub(super) fn open_parent(parent: &DiskName) -> Result<(DiskName, Disk), DiskError> {
     Ok((parent.clone(), parent.open()?))
+}
+
+/// Refuses to promise space that the format would not take.
+pub(super) fn refuse_fixed(path: &Path, format: Format, fixed: bool) -> Result<(), ToolError> {
+    if !fixed || format == Format::Vhdx {
+        return Ok(());
+    }
+    let what = "taking all of the space at once (only vhdx knows such disks)".to_owned();
+    let (path, source) = (path.to_owned(), FormatError::Unsupported { what });
+    Err(ToolError::Create { path, format, source })
 }
 
 /// What a new layer at `path` is to be, all but its link.
