@@ -354,6 +354,38 @@ fn a_snapshot_freezes_its_parent() {
 }
 
 #[test]
+fn lost_space_and_damage_have_statuses_of_their_own() {
+    const CLUSTER: u64 = 65536;
+    let disks = Disks::new();
+    disks.raw("new.raw", &[(0, &[7; 65536])]);
+    disks.done("convert @new.raw @a.qcow2");
+    let image = fs::read(disks.at("a.qcow2")).expect("the image");
+    let number = |at: u64| {
+        let at = usize::try_from(at).expect("small");
+        u64::from_be_bytes(image[at..at + 8].try_into().expect("8 bytes"))
+    };
+    // A cluster at the end that is counted, and used for nothing.
+    let counts = number(number(48));
+    let clusters = (image.len() as u64).div_ceil(CLUSTER);
+    disks.write("a.qcow2", &[(counts + 2 * clusters, &[0, 1]), (clusters * CLUSTER, &[0; 65536])]);
+    let finished = disks.disk("check @a.qcow2");
+    finished.expect_status(3);
+    assert!(finished.stdout.contains("harmless"), "{}", finished.stdout);
+    if let Some(output) = disks.qemu("qemu-img", &["check", "a.qcow2"]) {
+        assert_eq!(output.status.code(), Some(3), "{output:?}");
+    }
+    let mended = disks.done("check --repair @a.qcow2");
+    assert!(mended.stdout.contains("mended"), "{}", mended.stdout);
+    disks.done("check @a.qcow2");
+    disks.done("compare @a.qcow2 @new.raw");
+    // The counts of clusters in use are gone.
+    disks.write("a.qcow2", &[(counts, &[0; 512])]);
+    let finished = disks.disk("check @a.qcow2");
+    finished.expect_status(2);
+    assert!(finished.stdout.contains("damage"), "{}", finished.stdout);
+}
+
+#[test]
 fn names_in_images_do_not_reach_the_terminal_as_they_are() {
     let disks = Disks::new();
     let name = "\u{1b}[31mred.raw";
