@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
@@ -39,6 +40,8 @@ pub(crate) struct VhdxLayer {
     file: FileId,
     leave_allocated: bool,
     pins: Pins,
+    /// Whether payload may have been written since the file was opened.
+    changed: AtomicBool,
     shared: Mutex<Shared>,
     /// Whoever writes metadata to the file. Taken before [`VhdxLayer::shared`].
     writer: Mutex<Writer>,
@@ -103,6 +106,7 @@ impl VhdxLayer {
             file: id,
             leave_allocated,
             pins: Pins::default(),
+            changed: AtomicBool::new(false),
             shared,
             writer,
         })
@@ -126,6 +130,7 @@ impl VhdxLayer {
         if self.info.read_only {
             return Err(FormatError::Unsupported { what: "a change".to_owned() }.into());
         }
+        self.changed.store(true, Ordering::Release);
         let mut shared = lock(&self.shared);
         let Shared { map, pending } = &mut *shared;
         let blocks = self.blocks(map, range)?;
@@ -369,6 +374,10 @@ impl Layer for VhdxLayer {
         }
         let mut writer = lock(&self.writer);
         self.flush(&mut writer)?;
+        if self.changed.load(Ordering::Acquire) {
+            // What was written in place since the last flush.
+            self.image.sync().map_err(FormatError::host("sync", 0))?;
+        }
         let Writer { headers, journal, .. } = &mut *writer;
         Ok(journal.empty(&self.image, headers)?)
     }

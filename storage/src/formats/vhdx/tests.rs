@@ -22,8 +22,10 @@ use crate::image::ImageFile;
 use crate::layer::{Erase, Extent, FileId, Layer, LayerError, Outcome, Source, WriteStep};
 use crate::link::ParentLink;
 use crate::request::{DiskRequest, Operation};
+use crate::testkit;
 use crate::units::DiskRange;
 
+mod crashes;
 mod hostile;
 mod model;
 mod oracles;
@@ -94,26 +96,15 @@ fn ask(
     len: u64,
     buffers: Buffers,
 ) -> Result<(), IoError> {
-    let request = DiskRequest { operation, range: DiskRange::new(start, len).unwrap(), buffers };
-    if let Some(result) = queue.submit(1, request) {
-        return result;
-    }
-    let mut done = Vec::new();
-    queue.drain(&mut done);
-    done.remove(0).1
+    testkit::ask(queue, testkit::request(operation, start, len, buffers))
 }
 
 fn write(queue: &mut DiskQueue, start: u64, bytes: &[u8]) {
-    let mut memory = AlignedBuffer::new(bytes.len());
-    memory.bytes().copy_from_slice(bytes);
-    let buffers = Buffers::whole(&Arc::new(memory));
-    ask(queue, Operation::Write, start, bytes.len() as u64, buffers).unwrap();
+    testkit::write(queue, start, bytes).unwrap();
 }
 
 fn read(queue: &mut DiskQueue, start: u64, len: usize) -> Vec<u8> {
-    let mut memory = Arc::new(AlignedBuffer::new(len));
-    ask(queue, Operation::Read, start, len as u64, Buffers::whole(&memory)).unwrap();
-    Arc::get_mut(&mut memory).unwrap().bytes().to_vec()
+    testkit::read(queue, start, len).unwrap()
 }
 
 /// Bytes that differ from sector to sector, none of them zero.
