@@ -23,6 +23,7 @@ mod change;
 mod check;
 mod geometry;
 mod header;
+mod mounts;
 mod seal;
 #[cfg(test)]
 mod tests;
@@ -89,6 +90,9 @@ impl RuntimeLayer {
             return Err(FormatError::damaged(len, what));
         }
         seal::verify(&image, &header)?;
+        if image.is_writable() && header.parent.is_some() {
+            mounts::warn_if_unsound(&image);
+        }
         let info = LayerInfo {
             format: Format::Layer,
             size: geometry.size,
