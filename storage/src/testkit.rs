@@ -47,17 +47,6 @@ pub(crate) fn create_linked(path: &Path, new: &NewLayer) -> Result<(), FormatErr
     formats::create(Format::of_name(path), &image, new)
 }
 
-/// Whether layers of this format can be made, with or without a parent.
-pub(crate) fn is_there(format: Format, child: bool) -> bool {
-    let folder = tempfile::tempdir().unwrap();
-    let (path, base) = (file_in(folder.path(), "a", format), folder.path().join("b.raw"));
-    create(&base, 1 << 20, None).unwrap();
-    match create(&path, 1 << 20, child.then_some(&*base)) {
-        Err(FormatError::Unsupported { .. }) => false,
-        result => result.map(|()| true).unwrap(),
-    }
-}
-
 /// A file of this name and format.
 pub(crate) fn file_in(folder: &Path, name: &str, format: Format) -> std::path::PathBuf {
     folder.join(format!("{name}.{format}"))

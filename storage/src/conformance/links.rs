@@ -79,7 +79,7 @@ fn a_parent_that_was_written_is_refused() {
 
 #[test]
 fn a_child_without_a_recorded_identity_is_refused() {
-    for format in child_formats() {
+    for format in CHILDREN {
         for folder in folders() {
             let [base, child] = [("base", Format::Raw), ("child", format)]
                 .map(|(name, format)| testkit::file_in(folder.path(), name, format));
@@ -120,7 +120,7 @@ fn a_folder_of_layers_can_move() {
 
 #[test]
 fn a_layer_that_is_its_own_ancestor_is_refused() {
-    for format in child_formats() {
+    for format in CHILDREN {
         for folder in folders() {
             let [one, other] =
                 ["one", "other"].map(|name| testkit::file_in(folder.path(), name, format));
@@ -158,7 +158,7 @@ fn a_layer_that_is_its_own_ancestor_is_refused() {
 #[test]
 fn no_chain_has_more_than_256_layers() {
     // One format is enough, and in memory: the rule is the chain's.
-    let Some(&format) = child_formats().first() else { return };
+    let format = Format::Layer;
     let folder = tempfile::tempdir_in("/dev/shm").unwrap();
     let mut below = testkit::file_in(folder.path(), "base", Format::Raw);
     testkit::create(&below, 1 << 20, None).unwrap();

@@ -4,6 +4,7 @@
 //! cargo xtask setup                    install the Debian packages that tests and nested runs need
 //! cargo xtask nested -- COHORT-ARGS    run cohort on hardware KVM inside QEMU's TCG
 //! cargo xtask test                     formatting, lints, documentation, every test
+//! cargo xtask fuzz                     hostile images and records, for some seconds each
 //! cargo xtask lint                     the project's own rules about its sources
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 mod cache;
 mod debian;
+mod fuzz;
 mod guest_files;
 mod lint;
 mod nested;
@@ -51,6 +53,15 @@ enum Task {
     },
     /// Check formatting, lints and documentation and run every test; ends with the totals.
     Test(suite::Options),
+    /// Run the fuzzers of tests/fuzz.
+    Fuzz {
+        /// How long each runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// The fuzzers to run; all by default.
+        #[arg(value_parser = fuzz::TARGETS)]
+        targets: Vec<String>,
+    },
     /// Check the project's own rules about its sources.
     Lint,
 }
@@ -77,6 +88,15 @@ fn run(task: Task) -> Result<ExitCode> {
             nested::run(&arguments, limit).map(ExitCode::from)
         }
         Task::Test(options) => suite::run(&options),
+        Task::Fuzz { seconds, targets } => {
+            fuzz::build()?;
+            let all = fuzz::TARGETS.into_iter();
+            for target in all.filter(|name| targets.is_empty() || targets.iter().any(|t| t == name))
+            {
+                fuzz::run(target, seconds)?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Lint => {
             let findings = lint::check(&workspace::root())?;
             findings.iter().for_each(|finding| eprintln!("{finding}"));

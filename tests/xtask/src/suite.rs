@@ -7,12 +7,15 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::{lint, setup, tool, workspace};
+use crate::{fuzz, lint, setup, tool, workspace};
 
 mod batch;
 mod tally;
 
 use tally::{Runner, Tally};
+
+/// How long each fuzzer runs.
+const FUZZ_SECONDS: u64 = 20;
 
 /// What to leave out.
 #[derive(Args)]
@@ -20,6 +23,9 @@ pub(crate) struct Options {
     /// Leave out the tests on nested hardware KVM.
     #[arg(long)]
     skip_nested: bool,
+    /// Leave out the fuzzers.
+    #[arg(long)]
+    skip_fuzz: bool,
     /// Leave out formatting, lints and documentation.
     #[arg(long)]
     skip_checks: bool,
@@ -56,6 +62,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             doc_tests.args(["test", "--workspace", "--doc"]);
             tally::of_tests(Runner::Libtest, &mut doc_tests)
         });
+        if !options.skip_fuzz && suite.check("fuzzers", fuzz::build) {
+            for target in fuzz::TARGETS {
+                suite.check(target, || fuzz::run(target, FUZZ_SECONDS));
+            }
+        }
         if !options.skip_nested {
             suite.tests("nested tests", batch::run);
         }
