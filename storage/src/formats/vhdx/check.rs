@@ -56,9 +56,8 @@ pub(super) fn check(map: &mut Map) -> Result<(Vec<Finding>, u64), FormatError> {
         let what = format!("blocks overlap at file offset {:#x}", pair[1].offset);
         push(&mut findings, Finding { what, harmless: false, repaired: false });
     }
-    let regions = [map.regions.bat, map.regions.metadata, map.regions.log];
-    let all = || used.iter().chain(&kept).chain(&regions);
-    let end = all().map(|region| region.end()).max().unwrap_or_default().max(MIB);
+    let ends = used.iter().chain(&kept).map(|region| region.end());
+    let end = ends.fold(map.regions.end, u64::max);
     let file_end = map.space.end();
     if !sound || end >= file_end {
         return Ok((findings, file_end));

@@ -51,6 +51,7 @@ pub(super) fn create_with_blocks(
         log: Region { offset: MIB, len: MIB },
         metadata: Region { offset: 2 * MIB, len: MIB },
         bat: Region { offset: 3 * MIB, len: bat_len },
+        end: 3 * MIB + bat_len,
     };
     let blocks = regions.bat.end();
     let end = if new.fixed { blocks + geometry.blocks() * block } else { blocks };

@@ -96,7 +96,7 @@ impl VhdxLayer {
             parent: parent.transpose()?,
         };
         let leave_allocated = metadata.leave_allocated;
-        let (pages, space) = (Pages::new(overlay), Space::new(len));
+        let (pages, space) = (Pages::new(overlay), Space::new(len.max(regions.end)));
         let map = Map { image: Arc::clone(&image), geometry, regions, pages, space };
         let shared = Mutex::new(Shared { map, pending: HashMap::new() });
         let writer = Mutex::new(Writer { headers, journal: Journal::new(log), metadata });

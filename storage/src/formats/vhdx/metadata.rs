@@ -14,7 +14,9 @@ const SIGNATURE: &[u8; 8] = b"metadata";
 pub(super) const TABLE_BYTES: usize = 64 << 10;
 const ENTRIES_MAX: u16 = 2047;
 const ITEM_MAX: u32 = 1 << 20;
-/// Flags of entries: the item is about the virtual disk; it must be understood.
+/// Flags of entries: the item is a user's, none of the format's; it is about the virtual disk; it
+/// must be understood.
+const USER: u32 = 1;
 const VIRTUAL_DISK: u32 = 2;
 const REQUIRED: u32 = 4;
 /// Largest disk (2.6.2.2).
@@ -70,12 +72,15 @@ impl Metadata {
                 let mut bytes = vec![0; len as usize];
                 source.read(&mut bytes, region.offset + item.offset).map(|()| bytes)
             };
-            if id == guid::PARENT_LOCATOR {
+            let system = flags & USER == 0;
+            if system && id == guid::PARENT_LOCATOR {
                 if locator.replace(read()?).is_some() {
                     return Err(damaged(format!("metadata item {id} is there twice")));
                 }
                 locator_entry = Some(number);
-            } else if let Some((_, wanted, place)) = known.iter_mut().find(|item| item.0 == id) {
+            } else if let Some((_, wanted, place)) =
+                known.iter_mut().find(|item| system && item.0 == id)
+            {
                 if len as usize != *wanted {
                     return Err(damaged(format!("metadata item {id} has {len} bytes")));
                 }

@@ -1,5 +1,7 @@
 //! How a write or an erasure goes to each block: in place, to new space, or by a mark alone.
 
+use smallvec::SmallVec;
+
 use super::bat::{self, Payload};
 use super::change::Change;
 use super::map::Map;
@@ -47,7 +49,7 @@ enum Way {
 #[derive(Debug)]
 pub(super) struct Plan {
     wish: Wish,
-    pieces: Vec<((u64, u64, u64), Way)>,
+    pieces: SmallVec<[((u64, u64, u64), Way); 2]>,
 }
 
 impl Plan {
@@ -59,7 +61,7 @@ impl Plan {
         leave_allocated: bool,
     ) -> Result<Plan, FormatError> {
         let geometry = map.geometry;
-        let mut pieces = Vec::new();
+        let mut pieces = SmallVec::new();
         for piece in geometry.pieces(range.start(), range.end()) {
             let (block, _, len) = piece;
             let whole = len == geometry.used(block);

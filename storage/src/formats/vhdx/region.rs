@@ -35,6 +35,8 @@ pub(super) struct Regions {
     pub(super) bat: Region,
     pub(super) metadata: Region,
     pub(super) log: Region,
+    /// Where the last region ends, also of those that need not be understood.
+    pub(super) end: u64,
 }
 
 impl Regions {
@@ -89,7 +91,9 @@ impl Regions {
         }
         let missing = |what| move || FormatError::damaged(at, format!("there is no {what} region"));
         let bat = bat.ok_or_else(missing("BAT"))?;
-        Ok(Regions { bat, metadata: metadata.ok_or_else(missing("metadata"))?, log })
+        let metadata = metadata.ok_or_else(missing("metadata"))?;
+        let end = all.last().map_or(0, |region| region.end());
+        Ok(Regions { bat, metadata, log, end })
     }
 
     /// The table that says this.

@@ -176,3 +176,36 @@ fn blocks_where_none_may_be() {
         assert!(matches!(&findings[..], [finding] if !finding.harmless), "{findings:?}");
     }
 }
+
+/// Regions and items that need not be understood, and items of users, are left alone.
+#[test]
+fn what_need_not_be_understood_stays() {
+    let (_folder, path) = make(&dynamic(4 * MIB), MIB);
+    let file = image(&path);
+    let mut table = fs::read(&path).unwrap()[192 << 10..256 << 10].to_vec();
+    table[8] = 3;
+    // A region at 6 MiB, which is behind the end of the file.
+    table[80..96].fill(0x77);
+    table[98] = 0x60;
+    table[106] = 0x10;
+    seal(&mut table);
+    for at in [192 << 10, 256 << 10] {
+        file.write_at(&table, at).unwrap();
+    }
+    // A user's item under the format's own identifier.
+    let mut items = fs::read(&path).unwrap()[2 << 20..][..4096].to_vec();
+    items[10] = 6;
+    let user = items[32..64].to_vec();
+    items[192..224].copy_from_slice(&user);
+    items[216] = 1;
+    file.write_at(&items, 2 * MIB).unwrap();
+    let layer = layer_of(&file);
+    assert_eq!(layer.check(true).unwrap(), []);
+    let place = range(0, 512);
+    let mut steps = Vec::new();
+    let ticket = layer.resolve_write(place, &mut steps).unwrap();
+    assert!(matches!(steps[..], [WriteStep::Store { at, .. }] if at.get() == 7 * MIB), "{steps:?}");
+    layer.finish(ticket, Outcome::Done).unwrap();
+    layer.close().unwrap();
+    assert_eq!(layer_of(&file).check(true).unwrap(), []);
+}
