@@ -17,8 +17,6 @@ const VERSION: u32 = 1;
 const SLOT_MAGIC: [u8; 8] = *b"layerhdr";
 /// Where the slots are.
 pub(super) const SLOTS: [u64; 2] = [64 << 10, 256 << 10];
-/// Bytes of a slot: a block of numbers, then the record of the parent.
-pub(super) const SLOT_LEN: usize = BLOCK_BYTES + LINK_MAX;
 /// Bytes of the record of the parent at most.
 const LINK_MAX: usize = 64 << 10;
 /// Where the checksum is in a slot.
@@ -233,8 +231,12 @@ pub(super) fn read_slots(image: &ImageFile) -> Result<[Slot; 2], FormatError> {
         return unsupported(format!("version {version} of the layer format"));
     }
     let read = |at| {
-        let mut bytes = vec![0; SLOT_LEN];
+        let mut bytes = vec![0; BLOCK_BYTES];
         image.read_at(&mut bytes, at).map_err(FormatError::host("read", at))?;
+        let link_len = usize::try_from(get_u32(&bytes, 88)).unwrap_or(usize::MAX).min(LINK_MAX);
+        bytes.resize(BLOCK_BYTES + link_len, 0);
+        let (link, from) = (&mut bytes[BLOCK_BYTES..], at + BLOCK);
+        image.read_at(link, from).map_err(FormatError::host("read", from))?;
         Header::decode(&bytes, at)
     };
     Ok([read(SLOTS[0])?, read(SLOTS[1])?])

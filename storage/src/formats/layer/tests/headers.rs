@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::header::{SLOT_LEN, SLOTS};
+use super::header::SLOTS;
 use super::*;
 
 const SIZE: u64 = 4 * BLOCK;
@@ -173,7 +173,7 @@ proptest! {
     fn no_numbers_are_too_odd_for_a_header(changes in mutations(), link in 0usize..70_000) {
         let place = Place::on_disk(SIZE, Some(SIZE));
         let mut bytes = place.open().header().encode().unwrap();
-        bytes.resize(SLOT_LEN, b' ');
+        bytes.resize(4096 + (64 << 10), b' ');
         for (at, with) in changes {
             bytes[at..at + with.len()].copy_from_slice(&with);
         }
