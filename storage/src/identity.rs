@@ -21,6 +21,7 @@ pub enum Identity {
 
 impl Identity {
     /// A new identifier.
+    #[cfg(test)]
     pub(crate) fn fresh() -> Identity {
         Identity::Id(Uuid::new_v4())
     }

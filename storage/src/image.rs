@@ -131,6 +131,18 @@ impl ImageFile {
         self.file.sync_data()
     }
 
+    /// Changes the times of a file to now, durably.
+    pub(crate) fn renew_times(&self) -> io::Result<()> {
+        // A device keeps times of its node, which say nothing of what is on it.
+        if !self.file.metadata()?.is_file() {
+            return Ok(());
+        }
+        #[cfg(test)]
+        self.record(|recorder| recorder.sync(&self.path));
+        sys::renew_times(&self.file)?;
+        self.file.sync_all()
+    }
+
     /// Appends the parts of `at..at + len` that hold written bytes, in order: neither holes nor
     /// space that was allocated and never written. What is in the page cache only counts as
     /// written where the file was synced before, or where the file system has no such space.

@@ -177,7 +177,8 @@ fn deed(dice: &mut Dice, number: usize) -> (Deed, u64, u64) {
 pub(super) fn look(queue: &mut DiskQueue) -> Result<Vec<(u64, Version)>, String> {
     let mut seen = Vec::new();
     for window in WINDOWS {
-        let bytes = testkit::read(queue, window * SECTOR, SECTOR_BYTES * WINDOW as usize)
+        let len = usize::try_from(SECTOR * WINDOW).unwrap();
+        let bytes = testkit::read(queue, window * SECTOR, len)
             .map_err(|error| format!("reading failed: {error:?}"))?;
         for (sector, bytes) in (window..).zip(bytes.chunks_exact(SECTOR_BYTES)) {
             let version = version_of(sector, bytes).ok_or_else(|| {

@@ -85,6 +85,15 @@ pub(crate) fn fallocate(file: &File, mode: c_int, at: u64, len: u64) -> io::Resu
         .map(drop)
 }
 
+/// Sets a file's times to now, for which it is enough that one may write to it.
+pub(crate) fn renew_times(file: &File) -> io::Result<()> {
+    let now = libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_NOW };
+    let keep = libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT };
+    let times = [keep, now];
+    // SAFETY: the kernel reads two times, which outlive the call.
+    check(unsafe { libc::futimens(file.as_raw_fd(), times.as_ptr()) } as isize).map(drop)
+}
+
 /// Tells a block device that a range is not needed (`BLKDISCARD`, linux/fs.h).
 pub(crate) fn discard_blocks(file: &File, at: u64, len: u64) -> io::Result<()> {
     /// `_IO(0x12, 119)`
@@ -158,12 +167,12 @@ struct FiemapExtent {
 }
 
 /// Extents asked for at once.
-const FIEMAP_BATCH: usize = 128;
+const FIEMAP_BATCH: u32 = 128;
 
 #[repr(C)]
 struct Fiemap {
     header: FiemapHeader,
-    extents: [FiemapExtent; FIEMAP_BATCH],
+    extents: [FiemapExtent; FIEMAP_BATCH as usize],
 }
 
 const FIEMAP_EXTENT_LAST: u32 = 1;
@@ -186,10 +195,10 @@ pub(crate) fn written_ranges(
         let header = FiemapHeader {
             start: at,
             length: end - at,
-            count: FIEMAP_BATCH as u32,
+            count: FIEMAP_BATCH,
             ..FiemapHeader::default()
         };
-        let mut map = Fiemap { header, extents: [FiemapExtent::default(); FIEMAP_BATCH] };
+        let mut map = Fiemap { header, extents: [FiemapExtent::default(); FIEMAP_BATCH as usize] };
         // SAFETY: the request reads a header and writes at most `count` extents behind it, for
         // which there is room; both outlive the call.
         let result = check(unsafe {
@@ -225,7 +234,8 @@ pub(crate) fn written_ranges(
 fn data_ranges(file: &File, start: u64, end: u64, out: &mut Vec<(u64, u64)>) -> io::Result<()> {
     let seek = |at: u64, whence: c_int| -> io::Result<Option<u64>> {
         // SAFETY: no memory is passed.
-        match check(unsafe { libc::lseek(file.as_raw_fd(), offset(at)?, whence) } as isize) {
+        let found = unsafe { libc::lseek(file.as_raw_fd(), offset(at)?, whence) };
+        match u64::try_from(found).map_err(|_| io::Error::last_os_error()) {
             Ok(found) => Ok(Some(found)),
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
             Err(error) => Err(error),

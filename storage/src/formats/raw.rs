@@ -12,7 +12,10 @@ use crate::layer::{
     WriteStep,
 };
 use crate::link::ParentLink;
-use crate::units::{DiskRange, FileOffset, SECTOR};
+use crate::units::{DiskRange, FileOffset};
+
+/// [`SECTOR`](crate::SECTOR), as layers tell it.
+const SECTOR_BYTES: u32 = 512;
 
 /// A file taken as a disk.
 pub(crate) struct RawLayer {
@@ -39,8 +42,8 @@ impl RawLayer {
         let info = LayerInfo {
             format: Format::Raw,
             size,
-            sector: SECTOR as u32,
-            granularity: SECTOR as u32,
+            sector: SECTOR_BYTES,
+            granularity: SECTOR_BYTES,
             read_only: !image.is_writable(),
             parent: None,
         };
@@ -106,9 +109,9 @@ impl Layer for RawLayer {
         Ok(())
     }
 
-    /// The file system sees to it: every write changes the file's times.
+    /// Every write changes the file's times, but the payload may be durable before they are.
     fn announce_change(&self) -> Result<(), LayerError> {
-        Ok(())
+        Ok(self.image.renew_times().map_err(FormatError::host("renew the times of", 0))?)
     }
 
     fn set_parent(&self, _link: &ParentLink) -> Result<(), LayerError> {
@@ -144,6 +147,17 @@ mod tests {
         let offset = FileOffset::new(512).unwrap();
         assert_eq!(extents, [Extent { range, source: Source::Data { file: FileId(0), offset } }]);
         layer().finish(ticket, Outcome::Done).unwrap();
+    }
+
+    #[test]
+    fn a_change_is_announced_by_the_times_of_the_file() {
+        let layer = layer();
+        let before = layer.identity().unwrap();
+        // More than the step in which kernels count times.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(layer.identity().unwrap(), before);
+        layer.announce_change().unwrap();
+        assert_ne!(layer.identity().unwrap(), before);
     }
 
     #[test]

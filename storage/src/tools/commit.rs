@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -22,7 +21,6 @@ use super::{Progress, ToolError, step};
 use crate::chain::{ChainError, open};
 use crate::disk::Disk;
 use crate::error::DiskError;
-use crate::identity::Identity;
 use crate::layer::{Outcome, Source};
 use crate::link::ParentLink;
 use crate::lock::Use;
@@ -76,9 +74,6 @@ pub fn commit(order: &Commit, progress: &dyn Progress) -> Result<Committed, Tool
         let (parent, parent_size) = (parent_path, parent.size());
         return Err(ToolError::LargerThanParent { child: path.clone(), size, parent, parent_size });
     }
-    if let Identity::File(_) = found {
-        renew_times(&parent)?;
-    }
     let mut child = DiskIo::new(path, layer.into_disk(false)?)?;
     let copied = copy(&mut child, &mut parent, progress);
     // Also after an error: what was copied so far, the child covers.
@@ -115,16 +110,6 @@ fn refuse_other_children(order: &Commit, parent: &Path) -> Result<(), ToolError>
         return Ok(());
     }
     Err(ToolError::Children { parent: refused.to_owned(), children })
-}
-
-/// Makes new times of a file durable before its content changes: after a crash, a file system may
-/// have new content of a file and its old times.
-fn renew_times(parent: &DiskIo) -> Result<(), ToolError> {
-    let Some(backing) = parent.disk.state().files.first() else { return Ok(()) };
-    let file = backing.image().file();
-    // Who may write to a file that is another's may not set its times: then the first write does.
-    let _ = file.set_modified(SystemTime::now());
-    file.sync_all().map_err(ToolError::host(&parent.path, "sync"))
 }
 
 /// Copies what the child has of its own; says how many bytes.

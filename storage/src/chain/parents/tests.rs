@@ -11,6 +11,7 @@ use crate::link::ParentLink;
 /// Bytes of a run of the layers here: several to a window, and several windows to a disk.
 const RUN: u64 = WINDOW / 8;
 const RUNS: u64 = 20;
+const RUNS_MAX: usize = 20;
 
 /// What a layer has in one run.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +149,7 @@ fn boxed(layers: &[Runs]) -> Vec<Box<dyn Layer>> {
 proptest! {
     #[test]
     fn the_map_is_what_the_layers_say_one_by_one(
-        layers in prop::collection::vec(prop::collection::vec(run(), 1..=RUNS as usize), 0..6),
+        layers in prop::collection::vec(prop::collection::vec(run(), 1..=RUNS_MAX), 0..6),
         ranges in prop::collection::vec((0..RUNS * RUN / 512, 1..RUNS * RUN / 512), 1..8),
         memory in prop_oneof![Just(0usize), Just(4096), Just(1 << 20)],
     ) {
