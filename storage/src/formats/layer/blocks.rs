@@ -309,6 +309,14 @@ impl Blocks {
 }
 
 #[cfg(test)]
+impl Blocks {
+    /// Windows that are remembered.
+    pub(super) fn remembered(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

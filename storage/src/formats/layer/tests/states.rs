@@ -197,6 +197,7 @@ fn what_is_forgotten_is_what_the_file_knows() {
                 layer.finish(ticket, Outcome::Done).unwrap();
             }
         }
+        assert_eq!(layer.blocks.remembered(), 16);
         let found = states(&layer);
         for (block, state) in found.iter().enumerate() {
             let wanted = if matches!(block % 512, 0 | 3) { Data } else { Transparent };
