@@ -58,6 +58,9 @@ pub(super) fn bitmap_block(entry: u64) -> Option<u64> {
     (entry & 7 == FULLY_PRESENT).then_some(entry & OFFSET_MASK)
 }
 
+/// A piece of a payload block: the block's number, where in it the piece starts, and its bytes.
+pub(super) type Piece = (u64, u64, u64);
+
 /// The numbers from which the table's shape follows. All were checked by whoever made this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Geometry {
@@ -118,8 +121,8 @@ impl Geometry {
         self.size.saturating_sub(block.saturating_mul(self.block)).min(self.block)
     }
 
-    /// The pieces of `start..end` by block: its number, where in it the piece starts, and bytes.
-    pub(super) fn pieces(&self, start: u64, end: u64) -> impl Iterator<Item = (u64, u64, u64)> {
+    /// The pieces of `start..end`, block by block.
+    pub(super) fn pieces(&self, start: u64, end: u64) -> impl Iterator<Item = Piece> {
         let block = self.block;
         let mut at = start;
         std::iter::from_fn(move || {

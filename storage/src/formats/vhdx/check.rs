@@ -10,48 +10,25 @@ use crate::layer::Finding;
 /// Findings that are reported at most.
 const FINDINGS_MAX: usize = 1000;
 
+/// Tables with more entries than this are not searched for space that is free.
+const SEARCH_MAX: u64 = 1 << 16;
+/// Free places that are looked for at most.
+const GAPS_MAX: usize = 256;
+
+/// Where blocks are.
+struct Survey {
+    /// Those in use, by offset.
+    used: Vec<Region>,
+    /// Space that blocks keep although they do not use it.
+    kept: Vec<Region>,
+    /// Whether every entry says where its block is.
+    sound: bool,
+}
+
 /// What is wrong with the map, and where the file may end.
 pub(super) fn check(map: &mut Map) -> Result<(Vec<Finding>, u64), FormatError> {
-    let (mut findings, mut used) = (Vec::new(), Vec::new());
-    let geometry = map.geometry;
-    // Space that blocks keep although they do not use it.
-    let mut kept = Vec::new();
-    let mut sound = true;
-    for block in 0..geometry.blocks() {
-        match map.payload(block) {
-            Ok(Payload::Fully(offset)) => used.push(Region { offset, len: geometry.block }),
-            Ok(Payload::Partially(offset)) => {
-                used.push(Region { offset, len: geometry.block });
-                if let Err(error) = map.bitmap_of_partial(block) {
-                    report(&mut findings, error)?;
-                }
-            }
-            Ok(Payload::NotPresent | Payload::Zero) => {
-                let offset = map.entry(geometry.entry_of(block))? & !(MIB - 1);
-                let region = Region { offset, len: geometry.block };
-                if offset != 0 && region.end() <= map.space.end() {
-                    kept.push(region);
-                }
-            }
-            Err(error) => {
-                sound = false;
-                report(&mut findings, error)?;
-            }
-        }
-    }
-    if geometry.differencing {
-        for chunk in 0..geometry.blocks().div_ceil(geometry.chunk_ratio()) {
-            match map.bitmap(chunk * geometry.chunk_ratio()) {
-                Ok(Some(bitmap)) => used.push(Region { offset: bitmap.0, len: MIB }),
-                Ok(None) => {}
-                Err(error) => {
-                    sound = false;
-                    report(&mut findings, error)?;
-                }
-            }
-        }
-    }
-    used.sort_unstable_by_key(|region| region.offset);
+    let mut findings = Vec::new();
+    let Survey { used, kept, sound } = survey(map, &mut findings)?;
     for pair in used.windows(2).filter(|pair| pair[0].overlaps(pair[1])) {
         let what = format!("blocks overlap at file offset {:#x}", pair[1].offset);
         push(&mut findings, Finding { what, harmless: false, repaired: false });
@@ -65,6 +42,74 @@ pub(super) fn check(map: &mut Map) -> Result<(Vec<Finding>, u64), FormatError> {
     let what = format!("the last {} bytes of the file are of no use", file_end - end);
     push(&mut findings, Finding { what, harmless: true, repaired: false });
     Ok((findings, end))
+}
+
+/// Places for payload blocks behind all regions that the file refers to nowhere: what earlier
+/// sessions gave up. Finds some, and none in a file that is damaged.
+pub(super) fn gaps(map: &mut Map) -> Result<Vec<u64>, FormatError> {
+    let (mut findings, mut gaps) = (Vec::new(), Vec::new());
+    if map.geometry.entries() > SEARCH_MAX {
+        return Ok(gaps);
+    }
+    let Survey { mut used, kept, sound } = survey(map, &mut findings)?;
+    if !sound || !findings.is_empty() {
+        return Ok(gaps);
+    }
+    let end = map.space.end();
+    used.extend(kept);
+    used.push(Region { offset: end, len: 0 });
+    used.sort_unstable_by_key(|region| region.offset);
+    let (mut at, block) = (map.regions.end, map.geometry.block);
+    for region in used {
+        while gaps.len() < GAPS_MAX && region.offset.saturating_sub(at) >= block {
+            gaps.push(at);
+            at += block;
+        }
+        at = at.max(region.end());
+    }
+    Ok(gaps)
+}
+
+/// Looks at every entry.
+fn survey(map: &mut Map, findings: &mut Vec<Finding>) -> Result<Survey, FormatError> {
+    let (mut used, mut kept, mut sound) = (Vec::new(), Vec::new(), true);
+    let geometry = map.geometry;
+    for block in 0..geometry.blocks() {
+        match map.payload(block) {
+            Ok(Payload::Fully(offset)) => used.push(Region { offset, len: geometry.block }),
+            Ok(Payload::Partially(offset)) => {
+                used.push(Region { offset, len: geometry.block });
+                if let Err(error) = map.bitmap_of_partial(block) {
+                    report(findings, error)?;
+                }
+            }
+            Ok(Payload::NotPresent | Payload::Zero) => {
+                let offset = map.entry(geometry.entry_of(block))? & !(MIB - 1);
+                let region = Region { offset, len: geometry.block };
+                if offset != 0 && region.end() <= map.space.end() {
+                    kept.push(region);
+                }
+            }
+            Err(error) => {
+                sound = false;
+                report(findings, error)?;
+            }
+        }
+    }
+    if geometry.differencing {
+        for chunk in 0..geometry.blocks().div_ceil(geometry.chunk_ratio()) {
+            match map.bitmap(chunk * geometry.chunk_ratio()) {
+                Ok(Some(bitmap)) => used.push(Region { offset: bitmap.0, len: MIB }),
+                Ok(None) => {}
+                Err(error) => {
+                    sound = false;
+                    report(findings, error)?;
+                }
+            }
+        }
+    }
+    used.sort_unstable_by_key(|region| region.offset);
+    Ok(Survey { used, kept, sound })
 }
 
 /// Takes note of damage. What the host says is an error.

@@ -57,6 +57,8 @@ pub(super) struct Writer {
     headers: Headers,
     journal: Journal,
     metadata: Metadata,
+    /// Whether the file was searched for free space.
+    searched: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -99,7 +101,8 @@ impl VhdxLayer {
         let (pages, space) = (Pages::new(overlay), Space::new(len.max(regions.end)));
         let map = Map { image: Arc::clone(&image), geometry, regions, pages, space };
         let shared = Mutex::new(Shared { map, pending: HashMap::new() });
-        let writer = Mutex::new(Writer { headers, journal: Journal::new(log), metadata });
+        let writer =
+            Mutex::new(Writer { headers, journal: Journal::new(log), metadata, searched: false });
         Ok(VhdxLayer {
             info,
             image,
@@ -166,6 +169,10 @@ impl VhdxLayer {
                 released.into_iter().for_each(|offset| shared.map.space.release(offset));
                 return result;
             }
+        }
+        if !released.is_empty() && taken.is_empty() {
+            // What was read from the file is in it for good.
+            self.image.sync().map_err(FormatError::host("sync", 0))?;
         }
         // The file refers to none of it any more.
         let zeroed = released.into_iter().filter(|&at| self.image.punch(at, block).is_ok());
@@ -330,10 +337,18 @@ impl Layer for VhdxLayer {
     fn announce_change(&self) -> Result<(), LayerError> {
         self.refuse_read_only()?;
         let mut writer = lock(&self.writer);
-        Ok(writer.headers.update(&self.image, |header| {
+        writer.headers.update(&self.image, |header| {
             header.file_write = Uuid::new_v4();
             header.data_write = Uuid::new_v4();
-        })?)
+        })?;
+        // Once, and before anything is set aside that no entry tells of yet.
+        let searched = std::mem::replace(&mut writer.searched, true);
+        if !searched && !self.leave_allocated && !self.changed.load(Ordering::Acquire) {
+            let map = &mut lock(&self.shared).map;
+            // From the next flush on, when it is sure to be zero.
+            check::gaps(map)?.into_iter().for_each(|at| map.space.release(at));
+        }
+        Ok(())
     }
 
     /// The new record goes where nothing is yet; then its place changes, through the log.
@@ -341,7 +356,7 @@ impl Layer for VhdxLayer {
         self.refuse_read_only()?;
         let region = lock(&self.shared).map.regions.metadata;
         let mut writer = lock(&self.writer);
-        let Writer { headers, journal, metadata } = &mut *writer;
+        let Writer { headers, journal, metadata, .. } = &mut *writer;
         let bytes = locator::encode(link)?;
         let Some(number) = metadata.locator_entry else {
             let what = "a parent of a disk that was made without one".to_owned();

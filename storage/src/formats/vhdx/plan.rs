@@ -2,7 +2,7 @@
 
 use smallvec::SmallVec;
 
-use super::bat::{self, Payload};
+use super::bat::{self, Payload, Piece};
 use super::change::Change;
 use super::map::Map;
 use crate::formats::FormatError;
@@ -49,7 +49,7 @@ enum Way {
 #[derive(Debug)]
 pub(super) struct Plan {
     wish: Wish,
-    pieces: SmallVec<[((u64, u64, u64), Way); 2]>,
+    pieces: SmallVec<[(Piece, Way); 2]>,
 }
 
 impl Plan {

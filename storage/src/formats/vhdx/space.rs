@@ -65,5 +65,6 @@ impl Space {
     pub(super) fn cut(&mut self, end: u64) {
         self.end = end;
         self.free.retain(|&offset| offset < end);
+        self.released.retain(|&offset| offset < end);
     }
 }

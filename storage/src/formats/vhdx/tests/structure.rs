@@ -83,8 +83,13 @@ fn entries_after_writes_and_erasures() {
     ask(&mut disk, Operation::Flush, 0, 0, Buffers::none()).unwrap();
     write(&mut disk, 5 * MIB, &[2; 512]);
     assert!(read(&mut disk, 5 * MIB + 512, (1 << 20) - 512).iter().all(|&byte| byte == 0));
+    // Also what an earlier session gave up.
+    write(&mut disk, 4 * MIB, &[2; 512]);
+    assert!(read(&mut disk, 4 * MIB + 512, (1 << 20) - 512).iter().all(|&byte| byte == 0));
     drop(disk);
-    assert_eq!([entry(&path, 1), entry(&path, 5)], [(3, 0), (6, 4)]);
+    let entries = [1, 4, 5].map(|number| entry(&path, number));
+    assert_eq!(entries, [(3, 0), (6, 6), (6, 4)]);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 7 * MIB);
 }
 
 #[test]
