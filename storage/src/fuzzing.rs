@@ -24,6 +24,12 @@ use crate::units::DiskRange;
 
 /// The longest image an input can make, in bytes.
 const IMAGE_MAX: u64 = 64 << 20;
+/// The longest one that is checked, which takes time for each of its clusters.
+const CHECKED_MAX: u64 = 4 << 20;
+/// The bits of an input's first byte: make checksums right, open the image for writing, check it.
+const MEND: u8 = 1;
+const WRITE: u8 = 2;
+const CHECK: u8 = 4;
 /// The unit of the places of patches.
 const UNIT: u64 = 8;
 
@@ -39,14 +45,14 @@ pub fn open_input(format: Format, input: &[u8]) {
     if file.set_len(len.clamp(long, IMAGE_MAX)).is_err() {
         return;
     }
-    if flags & 1 != 0 {
+    if flags & MEND != 0 {
         mend_checksums(format, &file);
     }
-    open_file(format, &file, false);
-    if flags & 2 != 0 {
-        open_file(format, &file, true);
+    open_file(format, &file, flags & !WRITE);
+    if flags & WRITE != 0 {
+        open_file(format, &file, flags);
         // What it was made into must be no worse.
-        open_file(format, &file, false);
+        open_file(format, &file, flags & !WRITE);
     }
 }
 
@@ -79,9 +85,9 @@ pub fn seeds(format: Format) -> Vec<Vec<u8>> {
             }
             drop(image);
             if used {
-                open_file(format, &file, true);
+                open_file(format, &file, WRITE);
             }
-            seeds.extend(input_for(&file));
+            seeds.extend(input_for(&file, if used { MEND | WRITE } else { MEND | WRITE | CHECK }));
         }
     }
     seeds
@@ -121,12 +127,12 @@ fn image(mut patches: &[u8]) -> Option<File> {
     Some(file)
 }
 
-/// The input that makes this file; `None` if it is too long.
-fn input_for(file: &File) -> Option<Vec<u8>> {
+/// The input that makes this file and does with it what `flags` say; `None` if it is too long.
+fn input_for(file: &File, flags: u8) -> Option<Vec<u8>> {
     let len = file.metadata().ok().filter(|facts| facts.len() <= IMAGE_MAX)?.len();
     let blocks = u16::try_from(len.div_ceil(4096)).unwrap_or(u16::MAX);
     let [low, high] = blocks.to_le_bytes();
-    let mut input = vec![3, low, high];
+    let mut input = vec![flags, low, high];
     let mut bytes = vec![0; usize::try_from(len).ok()?];
     file.read_exact_at(&mut bytes, 0).ok()?;
     let mut at = 0;
@@ -198,12 +204,13 @@ fn layer_image(file: &File, writable: bool) -> Option<Arc<ImageFile>> {
 }
 
 /// Opens the layer without its parents, whose bytes are zero then, and uses it as a guest does.
-fn open_file(format: Format, file: &File, writable: bool) {
+fn open_file(format: Format, file: &File, flags: u8) {
+    let writable = flags & WRITE != 0;
     let Some(image) = layer_image(file, writable) else { return };
     let layer = LayerFile { image: Arc::clone(&image), id: FileId(0) };
     let Ok(top) = formats::open(format, layer) else { return };
     let _ = top.identity();
-    check(&*top, false);
+    check(&*top, file, flags, false);
     let size = top.info().size;
     let options = DiskOptions {
         read_only: !writable,
@@ -225,12 +232,13 @@ fn open_file(format: Format, file: &File, writable: bool) {
     ask(&disk, Operation::Discard, 4096, 2 << 20);
     ask(&disk, Operation::WriteZeroes { unmap: true }, 0, 65_536);
     ask(&disk, Operation::Write, last, 512);
-    check(disk.state().chain.top(), true);
+    check(disk.state().chain.top(), file, flags, true);
 }
 
-/// Checks a layer, unless that may rightly take long: maps of disks are as long as they are.
-fn check(layer: &dyn Layer, repair: bool) {
-    if layer.info().size <= 16 << 30 {
+/// Checks a layer, if that is wanted and cannot rightly take long.
+fn check(layer: &dyn Layer, file: &File, flags: u8, repair: bool) {
+    let len = file.metadata().map_or(u64::MAX, |facts| facts.len());
+    if flags & CHECK != 0 && len <= CHECKED_MAX && layer.info().size <= 16 << 30 {
         let _ = layer.check(repair);
     }
 }
@@ -266,7 +274,7 @@ mod tests {
         for (at, len) in [(3, 700), (8192, 1), (70_000, 9000), ((1 << 20) - 5, 5)] {
             file.write_all_at(&vec![9; len], at).unwrap();
         }
-        let input = input_for(&file).unwrap();
+        let input = input_for(&file, 0).unwrap();
         let copy = image(&input[3..]).unwrap();
         let mut bytes = [vec![0; 1 << 20], vec![0; 1 << 20]];
         file.read_exact_at(&mut bytes[0], 0).unwrap();
