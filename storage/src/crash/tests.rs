@@ -9,7 +9,7 @@ use crate::format::Format;
 /// Requests in a session.
 const STEPS: usize = 45;
 /// Sessions of each kind in memory. On disk there is one: syncs take their time there.
-const SEEDS: u64 = 2;
+const SEEDS: u64 = 3;
 
 /// States for each crash besides the plain one; `COHORT_CRASH_STATES` asks for more.
 fn samples() -> usize {

@@ -349,6 +349,9 @@ impl Layer for Qcow2Layer {
     fn close(&self) -> Result<(), LayerError> {
         let mut state = self.state();
         if !self.info.read_only && state.changed {
+            // The payload comes first. What was erased where it is changed nothing in the map, and
+            // so nothing else makes it durable.
+            state.map.image.sync().map_err(FormatError::host("sync", 0))?;
             state.map.flush()?;
             // The counts of what the first one set free.
             state.map.flush()?;
