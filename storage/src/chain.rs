@@ -1,28 +1,30 @@
 //! The layers of a disk, asked as one.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use smallvec::SmallVec;
 
+use crate::format::Format;
 use crate::layer::{
     Erase, Extent, Layer, LayerError, LayerInfo, Outcome, Source, Ticket, WriteStep,
 };
 use crate::units::DiskRange;
 
 mod error;
+mod frozen;
 pub(crate) mod open;
-mod parents;
 
 pub use error::ChainError;
-pub(crate) use parents::Parents;
+use frozen::Frozen;
 
 /// A disk's layers. Whatever comes out of here has been checked: the extents or stores of a range
 /// make it up in order, so the queue may cut its buffers along them.
 pub(crate) struct Chain {
-    top: Box<dyn Layer>,
-    parents: Parents,
+    top: Arc<dyn Layer>,
+    parents: Frozen,
+    /// All layers, of a disk that is read-only.
+    frozen: Option<Frozen>,
     /// Whether the top layer's identity has been renewed since it was opened.
     announced: AtomicBool,
     announcing: Mutex<()>,
@@ -31,10 +33,28 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// A chain of `top` and its parents, which nobody changes while the chain lives.
-    pub(crate) fn new(top: Box<dyn Layer>, parents: Parents) -> Chain {
-        let (announced, announcing) = (AtomicBool::new(false), Mutex::new(()));
-        Chain { top, parents, announced, announcing, closed: AtomicBool::new(false) }
+    /// A chain of `top` and its parents, nearest first, which nobody changes while the chain
+    /// lives; `memory` bounds the bytes of their map.
+    pub(crate) fn new(top: Arc<dyn Layer>, parents: Vec<Arc<dyn Layer>>, memory: usize) -> Chain {
+        let info = top.info();
+        // A raw layer has no map that could be kept.
+        let frozen = (info.read_only && info.format != Format::Raw).then(|| {
+            let all = std::iter::once(&top).chain(&parents).map(Arc::clone).collect();
+            Frozen::new(0, all, memory)
+        });
+        Chain {
+            top,
+            parents: Frozen::new(1, parents, memory),
+            frozen,
+            announced: AtomicBool::new(false),
+            announcing: Mutex::new(()),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// A chain of one layer.
+    pub(crate) fn of_one(layer: Arc<dyn Layer>) -> Chain {
+        Chain::new(layer, Vec::new(), 0)
     }
 
     /// Size and kind of the disk.
@@ -58,6 +78,10 @@ impl Chain {
         range: DiskRange,
         out: &mut Vec<Extent>,
     ) -> Result<Ticket, LayerError> {
+        if let Some(frozen) = &self.frozen {
+            frozen.resolve(range, out)?;
+            return Ok(Ticket::new(0));
+        }
         let ticket = self.top.resolve_read(range, out)?;
         let ticket = self.check(range, out.iter().map(|extent| extent.range), ticket)?;
         if !out.iter().any(|extent| extent.source == Source::Transparent) {
@@ -135,7 +159,11 @@ impl Chain {
 
     /// Redeems a ticket.
     pub(crate) fn finish(&self, ticket: Ticket, how: Outcome) -> Result<(), LayerError> {
-        self.top.finish(ticket, how)
+        match self.frozen {
+            // Its map gives tickets back itself.
+            Some(_) => Ok(()),
+            None => self.top.finish(ticket, how),
+        }
     }
 
     /// Makes published mappings durable.

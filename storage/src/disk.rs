@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::chain::{Chain, Parents, open};
+use crate::chain::{Chain, open};
 use crate::engine::{EngineKind, sys};
 use crate::error::{DiskError, IoError};
 use crate::file::BackingFile;
@@ -78,8 +78,8 @@ impl Disk {
     /// Opens the disk whose top layer is at `path`, an image file or block device, with all
     /// layers below it, and locks them.
     pub fn open(path: &Path, options: &DiskOptions) -> Result<Disk, DiskError> {
-        let open::Opened { top, parents, images } = open::open(path, options)?;
-        Disk::assemble(Chain::new(top, parents), &images, options)
+        let open::Opened { chain, images } = open::open(path, options)?;
+        Disk::assemble(chain, &images, options)
     }
 
     /// Makes a disk of `size` bytes, all zero, that has no name and is gone with its last user:
@@ -103,7 +103,7 @@ impl Disk {
         let layer = LayerFile { image: Arc::clone(&image), id: FileId(0) };
         let top = formats::open(Format::Raw, layer)
             .map_err(|source| DiskError::Format { path, source })?;
-        Disk::assemble(Chain::new(top, Parents::none()), &[image], options)
+        Disk::assemble(Chain::of_one(top.into()), &[image], options)
     }
 
     /// A disk of these layers, which refer to these files: the first is the top layer's.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::buffers::{AlignedBuffer, Buffers};
-use crate::chain::{Chain, Parents};
+use crate::chain::Chain;
 use crate::disk::{Disk, DiskOptions, EngineChoice};
 use crate::engine::sys;
 use crate::format::Format;
@@ -217,7 +217,7 @@ fn open_file(format: Format, file: &File, flags: u8) {
         engine: EngineChoice::Positional,
         ..DiskOptions::default()
     };
-    let chain = Chain::new(top, Parents::none());
+    let chain = Chain::of_one(top.into());
     let Ok(disk) = Disk::assemble(chain, &[image], &options) else { return };
     let last = (size - 1) / 4096 * 4096;
     for (start, len) in [(0, 1 << 20), (size / 2 / 4096 * 4096, 65_536), (last, 4096)] {

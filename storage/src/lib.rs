@@ -5,7 +5,7 @@
 //!                 │
 //!                 ├──► Chain::resolve_read / _write / _erase                             chain.rs
 //!                 │        ├──► Layer: extents (where bytes are), steps (what to do)     formats/
-//!                 │        └──► Parents: where transparent bytes are, in one map         chain/parents.rs
+//!                 │        └──► Frozen: where transparent bytes are, in one map          chain/frozen.rs
 //!                 │
 //!                 ├──► BackingFile::read_cached / write_cached                           file.rs
 //!                 │        └──► bytes in the page cache move at once, in this thread

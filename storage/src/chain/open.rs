@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{ChainError, Parents};
+use super::{Chain, ChainError};
 use crate::disk::DiskOptions;
 use crate::error::DiskError;
 use crate::format::Format;
@@ -21,8 +21,7 @@ pub(crate) const DEPTH_MAX: usize = 256;
 
 /// Layers and their files; [`FileId`] *n* is layer *n*'s.
 pub(crate) struct Opened {
-    pub(crate) top: Box<dyn Layer>,
-    pub(crate) parents: Parents,
+    pub(crate) chain: Chain,
     pub(crate) images: Vec<Arc<ImageFile>>,
 }
 
@@ -35,7 +34,7 @@ pub(crate) fn open(path: &Path, options: &DiskOptions) -> Result<Opened, DiskErr
     let mut seen = vec![number_of(&file, path)?];
     let image = lock(file, path, wanted)?;
     let top = open_layer(format, &image, 0)?;
-    let (mut images, mut parents) = (vec![image], Vec::<Box<dyn Layer>>::new());
+    let (mut images, mut parents) = (vec![image], Vec::<Arc<dyn Layer>>::new());
     loop {
         let child: &dyn Layer = parents.last().map_or(&*top, |layer| &**layer);
         let Some(link) = child.info().parent.clone() else { break };
@@ -64,7 +63,7 @@ pub(crate) fn open(path: &Path, options: &DiskOptions) -> Result<Opened, DiskErr
         parents.push(parent);
         images.push(image);
     }
-    Ok(Opened { top, parents: Parents::new(parents, options.map_memory()), images })
+    Ok(Opened { chain: Chain::new(top, parents, options.map_memory()), images })
 }
 
 /// Holds what a child records against what its parent says of itself.
@@ -127,9 +126,10 @@ pub(crate) fn open_layer(
     format: Format,
     image: &Arc<ImageFile>,
     place: usize,
-) -> Result<Box<dyn Layer>, DiskError> {
+) -> Result<Arc<dyn Layer>, DiskError> {
     let id = FileId(u16::try_from(place).unwrap_or(u16::MAX));
     formats::open(format, LayerFile { image: Arc::clone(image), id })
+        .map(Arc::from)
         .map_err(|source| DiskError::Format { path: image.path().to_owned(), source })
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::buffers::{AlignedBuffer, Buffers, Owner};
-use crate::chain::{Chain, Parents};
+use crate::chain::Chain;
 use crate::disk::{Disk, DiskOptions, EngineChoice};
 use crate::engine::fault::{Fault, Faulty, Script};
 use crate::error::IoError;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::chain::{Chain, Parents, open};
+use crate::chain::{Chain, open};
 use crate::disk::Disk;
 use crate::error::DiskError;
 use crate::format::Format;
@@ -16,7 +16,7 @@ use super::io::options;
 /// An open layer and its file.
 pub(super) struct OneLayer {
     pub(super) image: Arc<ImageFile>,
-    pub(super) layer: Box<dyn Layer>,
+    pub(super) layer: Arc<dyn Layer>,
 }
 
 impl OneLayer {
@@ -45,7 +45,7 @@ impl OneLayer {
     /// The layer as a disk, which reads as zeroes where the layer has nothing.
     pub(super) fn into_disk(self, read_only: bool) -> Result<Disk, DiskError> {
         let OneLayer { image, layer } = self;
-        let chain = Chain::new(layer, Parents::none());
+        let chain = Chain::of_one(layer);
         Disk::assemble(chain, &[image], &options(None, read_only))
     }
 

@@ -125,7 +125,7 @@ fn mosaic(gap: bool, engine: EngineChoice) -> (Disk, Log, [File; 2]) {
         file.set_len(3 * TILE).unwrap();
         Arc::new(ImageFile::new(file.try_clone().unwrap(), Path::new("tile"), true))
     });
-    let chain = Chain::new(Box::new(layer), Parents::none());
+    let chain = Chain::of_one(Arc::new(layer));
     let disk = Disk::assemble(chain, &images, &options(engine)).unwrap();
     (disk, log, files)
 }

@@ -76,7 +76,7 @@ impl Layer for Runs {
     }
 
     fn identity(&self) -> Result<Identity, LayerError> {
-        unreachable!("parents are asked where bytes are, and nothing else")
+        unreachable!("frozen layers are asked where bytes are, and nothing else")
     }
 
     fn resolve_write(
@@ -84,7 +84,7 @@ impl Layer for Runs {
         _range: DiskRange,
         _out: &mut Vec<WriteStep>,
     ) -> Result<Ticket, LayerError> {
-        unreachable!("nobody writes to a parent")
+        unreachable!("nobody writes to a frozen layer")
     }
 
     fn resolve_erase(
@@ -93,27 +93,27 @@ impl Layer for Runs {
         _how: Erase,
         _out: &mut Vec<WriteStep>,
     ) -> Result<Ticket, LayerError> {
-        unreachable!("nobody writes to a parent")
+        unreachable!("nobody writes to a frozen layer")
     }
 
     fn flush_metadata(&self) -> Result<(), LayerError> {
-        unreachable!("nobody writes to a parent")
+        unreachable!("nobody writes to a frozen layer")
     }
 
     fn announce_change(&self) -> Result<(), LayerError> {
-        unreachable!("nobody writes to a parent")
+        unreachable!("nobody writes to a frozen layer")
     }
 
     fn set_parent(&self, _link: &ParentLink) -> Result<(), LayerError> {
-        unreachable!("nobody writes to a parent")
+        unreachable!("nobody writes to a frozen layer")
     }
 
     fn close(&self) -> Result<(), LayerError> {
-        unreachable!("nobody writes to a parent")
+        unreachable!("nobody writes to a frozen layer")
     }
 
     fn check(&self, _repair: bool) -> Result<Vec<Finding>, LayerError> {
-        unreachable!("parents are asked where bytes are, and nothing else")
+        unreachable!("frozen layers are asked where bytes are, and nothing else")
     }
 }
 
@@ -141,8 +141,8 @@ fn run() -> impl Strategy<Value = Run> {
     ]
 }
 
-fn boxed(layers: &[Runs]) -> Vec<Box<dyn Layer>> {
-    let copy = |layer: &Runs| Box::new(Runs::new(layer.runs.clone(), layer.file)) as Box<dyn Layer>;
+fn shared(layers: &[Runs]) -> Vec<Arc<dyn Layer>> {
+    let copy = |layer: &Runs| Arc::new(Runs::new(layer.runs.clone(), layer.file)) as Arc<dyn Layer>;
     layers.iter().map(copy).collect()
 }
 
@@ -155,12 +155,12 @@ proptest! {
     ) {
         let layers: Vec<Runs> =
             layers.into_iter().zip(1u16..).map(|(runs, file)| Runs::new(runs, file)).collect();
-        let parents = Parents::new(boxed(&layers), memory);
+        let frozen = Frozen::new(1, shared(&layers), memory);
         for (start, len) in ranges {
             let len = len.min(RUNS * RUN / 512 - start);
             let range = DiskRange::from_sectors(start, len).unwrap();
             let mut extents = Vec::new();
-            parents.resolve(range, &mut extents).unwrap();
+            frozen.resolve(range, &mut extents).unwrap();
             let mut at = range.start();
             for extent in extents {
                 prop_assert_eq!(extent.range.start(), at);
@@ -180,7 +180,7 @@ proptest! {
             }
             prop_assert_eq!(at, range.end());
         }
-        let cost: usize = parents.shards.iter().map(|shard| shard.read().unwrap().cost).sum();
+        let cost: usize = frozen.shards.iter().map(|shard| shard.read().unwrap().cost).sum();
         prop_assert!(cost <= memory);
     }
 }
@@ -188,10 +188,10 @@ proptest! {
 #[test]
 fn neighbours_from_one_file_are_one_extent() {
     let runs = vec![Run::Data; 8];
-    let parents = Parents::new(vec![Box::new(Runs::new(runs, 1))], 1 << 20);
+    let frozen = Frozen::new(1, vec![Arc::new(Runs::new(runs, 1))], 1 << 20);
     let range = DiskRange::new(512, WINDOW - 1024).unwrap();
     let mut extents = Vec::new();
-    parents.resolve(range, &mut extents).unwrap();
+    frozen.resolve(range, &mut extents).unwrap();
     let offset = FileOffset::new(512).unwrap();
     assert_eq!(extents, [Extent { range, source: Source::Data { file: FileId(1), offset } }]);
 }

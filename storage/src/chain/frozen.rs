@@ -1,8 +1,9 @@
-//! The layers below the top one, as one map.
+//! The layers that nobody changes while the chain is open, as one map: those below the top one, and
+//! with it where the disk is read-only.
 //!
-//! Nobody changes them while the chain is open, so what they say of a window of the disk is asked
-//! for once, layer by layer, and kept: after that, 256 layers cost what one costs. The memory for
-//! it is bounded; what does not fit is asked for again.
+//! What they say of a window of the disk is asked for once, layer by layer, and kept: after that,
+//! 256 layers cost what one costs. The memory for it is bounded; what does not fit is asked for
+//! again.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -76,23 +77,21 @@ struct Shard {
     cost: usize,
 }
 
-/// A disk's layers but the top one, nearest first.
-pub(crate) struct Parents {
-    layers: Vec<Box<dyn Layer>>,
+/// Neighbouring layers of a disk, nearest to the top first.
+pub(crate) struct Frozen {
+    /// Place in the chain of the first one.
+    first: u16,
+    layers: Vec<Arc<dyn Layer>>,
     shards: [RwLock<Shard>; SHARDS],
     /// Bytes that each shard may take.
     room: usize,
 }
 
-impl Parents {
-    /// A map of `layers` that takes at most about `memory` bytes.
-    pub(crate) fn new(layers: Vec<Box<dyn Layer>>, memory: usize) -> Parents {
-        Parents { layers, shards: Default::default(), room: memory / SHARDS }
-    }
-
-    /// No layers: everything is zero.
-    pub(crate) fn none() -> Parents {
-        Parents::new(Vec::new(), 0)
+impl Frozen {
+    /// A map of `layers`, the first of which is layer `first` of its chain, that takes at most
+    /// about `memory` bytes.
+    pub(crate) fn new(first: u16, layers: Vec<Arc<dyn Layer>>, memory: usize) -> Frozen {
+        Frozen { first, layers, shards: Default::default(), room: memory / SHARDS }
     }
 
     /// The layers, nearest first.
@@ -155,7 +154,7 @@ impl Parents {
                 pieces.push(Piece { start: from, len: to - from, place });
             }
         };
-        for (layer, index) in self.layers.iter().zip(1u16..) {
+        for (layer, index) in self.layers.iter().zip(self.first..) {
             for &(from, to) in &open {
                 // What is beyond a layer's end is zero, whatever the layers below it have there.
                 let end = to.min(layer.info().size).max(from);
