@@ -6,6 +6,7 @@
 //! again.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::layer::{Extent, FileId, Layer, LayerError, Outcome, Source};
@@ -71,10 +72,46 @@ impl Piece {
     }
 }
 
+/// Numbers of windows spread over a table: they come in runs, and nobody who picks them gains by
+/// making them collide but slows down a disk of their own.
+#[derive(Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Fibonacci hashing; the table uses the topmost bits and the lowest ones.
+        let spread = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 = spread ^ spread >> 32;
+    }
+}
+
 #[derive(Default)]
 struct Shard {
-    windows: HashMap<u64, Arc<[Piece]>>,
+    windows: HashMap<u64, Box<[Piece]>, BuildHasherDefault<NumberHasher>>,
     cost: usize,
+}
+
+/// Appends what the pieces of a window that begins at `start` say of `range`.
+fn cut(
+    window: &[Piece],
+    start: u64,
+    range: DiskRange,
+    out: &mut Vec<Extent>,
+) -> Result<(), LayerError> {
+    let (from, to) = (range.start() - start, range.end() - start);
+    let first = window.partition_point(|piece| u64::from(piece.end()) <= from);
+    for piece in window.iter().skip(first).take_while(|piece| u64::from(piece.start) < to) {
+        out.push(piece.extent(start, range).ok_or(LayerError::Gap { range })?);
+    }
+    Ok(())
 }
 
 /// Neighbouring layers of a disk, nearest to the top first.
@@ -105,41 +142,42 @@ impl Frozen {
         range: DiskRange,
         out: &mut Vec<Extent>,
     ) -> Result<(), LayerError> {
-        let gap = || LayerError::Gap { range };
         let mut at = range.start();
         while at < range.end() {
             let start = at - at % WINDOW;
-            let window = self.window(start / WINDOW)?;
-            let (from, to) = (at - start, (range.end() - start).min(WINDOW));
-            let first = window.partition_point(|piece| u64::from(piece.end()) <= from);
-            for piece in window.iter().skip(first) {
-                if u64::from(piece.start) >= to {
-                    break;
-                }
-                out.push(piece.extent(start, range).ok_or_else(gap)?);
-            }
-            at = start + to;
+            let end = range.end().min(start + WINDOW);
+            let part = DiskRange::new(at, end - at).ok_or(LayerError::Gap { range })?;
+            self.resolve_window(start, part, out)?;
+            at = end;
         }
         Ok(())
     }
 
-    fn window(&self, number: u64) -> Result<Arc<[Piece]>, LayerError> {
+    /// Appends the extents of `range`, which lies in the window that begins at `start`.
+    fn resolve_window(
+        &self,
+        start: u64,
+        range: DiskRange,
+        out: &mut Vec<Extent>,
+    ) -> Result<(), LayerError> {
+        let number = start / WINDOW;
         let shard = &self.shards[usize::try_from(number).unwrap_or_default() % SHARDS];
         let known = shard.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(window) = known.windows.get(&number) {
-            return Ok(Arc::clone(window));
+            return cut(window, start, range, out);
         }
         drop(known);
-        let window: Arc<[Piece]> = self.look_up(number)?.into();
+        let window = self.look_up(number)?;
+        cut(&window, start, range, out)?;
         let cost = WINDOW_COST + size_of_val(&*window);
         let mut known = shard.write().unwrap_or_else(PoisonError::into_inner);
         if known.cost + cost > self.room {
             *known = Shard::default();
         }
-        if cost <= self.room && known.windows.insert(number, Arc::clone(&window)).is_none() {
+        if cost <= self.room && known.windows.insert(number, window.into()).is_none() {
             known.cost += cost;
         }
-        Ok(window)
+        Ok(())
     }
 
     /// Asks the layers, each for what those above it leave open.
