@@ -36,14 +36,14 @@ pub struct DiskOptions {
     /// Open a chain although a parent is not what its child records, and say so in the log and,
     /// where it can be written, in the child.
     pub allow_mismatch: bool,
-    /// Bytes of memory for the map of all parents; 64 MiB by default.
+    /// Bytes of memory for the map of all parents; 32 MiB by default.
     pub map_memory: Option<usize>,
 }
 
 impl DiskOptions {
     /// Bytes of memory for the map of all parents.
     pub(crate) fn map_memory(&self) -> usize {
-        self.map_memory.unwrap_or(64 << 20)
+        self.map_memory.unwrap_or(32 << 20)
     }
 }
 

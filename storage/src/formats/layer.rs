@@ -29,7 +29,7 @@ mod seal;
 mod tests;
 
 /// Bytes of memory for the states of a writable layer's blocks.
-const MEMORY: usize = 64 << 20;
+const MEMORY: usize = 32 << 20;
 
 /// A file of the runtime format.
 pub(crate) struct RuntimeLayer {
