@@ -190,7 +190,8 @@ pub trait Layer: Send + Sync {
     fn announce_change(&self) -> Result<(), LayerError>;
     /// Replaces the record of the parent, durably. Not a change of contents: the identity stays.
     fn set_parent(&self, link: &ParentLink) -> Result<(), LayerError>;
-    /// Makes everything durable and marks the file as left in order. Called once, when no request
+    /// Makes the layer's metadata durable, with the payload that it refers to, and marks the file
+    /// as left in order. Called once, when no request
     /// is under way and none will come.
     fn close(&self) -> Result<(), LayerError>;
     /// Looks for damage of the layer's structure, and with `repair` mends what can be mended

@@ -119,6 +119,7 @@ impl Layer for RawLayer {
         Err(FormatError::Unsupported { what }.into())
     }
 
+    /// There is no metadata to leave in order; payload is made durable when the guest asks for it.
     fn close(&self) -> Result<(), LayerError> {
         Ok(())
     }
