@@ -1,5 +1,5 @@
 //! What cohort's integration tests share: the binary under test, the traces it may leave, the
-//! processes it starts, and images and archives for its guests.
+//! processes it starts, images and archives for its guests, and second opinions on its disks.
 //!
 //! The tests themselves are in `tests/`, one file per topic, each test named after the guarantee
 //! that it checks. They run the real binary.
@@ -7,6 +7,7 @@
 pub mod cohort;
 pub mod cpio;
 pub mod linux;
+pub mod oracles;
 pub mod processes;
 
 pub use cohort::{Cohort, Finished, Running, kvm_is_there};

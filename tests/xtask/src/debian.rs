@@ -146,7 +146,7 @@ fn modules_folder(folder: &Path) -> PathBuf {
 }
 
 /// The one entry of a folder whose name starts so.
-fn only_entry(folder: &Path, prefix: &str) -> Result<PathBuf> {
+pub(crate) fn only_entry(folder: &Path, prefix: &str) -> Result<PathBuf> {
     let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     let mut found = None;
     for entry in entries {

@@ -1,7 +1,7 @@
 //! `cargo xtask`: everything a contributor runs beside `cargo` itself.
 //!
 //! ```text
-//! cargo xtask setup                    install the Debian packages that tests and nested runs need
+//! cargo xtask setup                    install and fetch what tests and nested runs need
 //! cargo xtask nested -- COHORT-ARGS    run cohort on hardware KVM inside QEMU's TCG
 //! cargo xtask test                     formatting, lints, documentation, every test
 //! cargo xtask fuzz                     hostile images and records, for some seconds each
@@ -11,12 +11,14 @@
 //! What is fetched or made lives in `$XDG_CACHE_HOME/cohort-xtask` (or `~/.cache/cohort-xtask`),
 //! keyed by version or content; it may be deleted at any time.
 
+mod archive;
 mod cache;
 mod debian;
 mod fuzz;
 mod guest_files;
 mod lint;
 mod nested;
+mod oracles;
 mod outer;
 mod setup;
 mod stage;
@@ -40,7 +42,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install the Debian packages that tests and nested runs need, or print the command.
+    /// Install the Debian packages that tests and nested runs need, or print the command, and
+    /// fetch what tests of disk formats compare with.
     Setup,
     /// Run cohort in a machine of its own that has hardware KVM, emulated by QEMU's TCG.
     Nested {
@@ -81,7 +84,11 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Setup => setup::run().map(|()| ExitCode::SUCCESS),
+        Task::Setup => {
+            setup::run()?;
+            oracles::Oracles::fetch(&cache::Cache::open()?)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Task::Nested { minutes, arguments } => {
             setup::run()?;
             let limit = Duration::from_secs(minutes.saturating_mul(60));

@@ -12,14 +12,18 @@ use crate::tool;
 /// What is needed, and for what.
 const PACKAGES: &[(&str, &str)] = &[
     ("busybox-static", "user space of the machines that tests boot"),
+    ("bzip2", "disk files that others made"),
     ("ca-certificates", "cargo's downloads"),
     ("cpio", "the second opinion on initial RAM file systems"),
+    ("debian-archive-keyring", "packages of other releases"),
     ("e2fsprogs", "ext4 images"),
     ("fio", "the yardstick of block benchmarks"),
     ("gcc", "linker, and the C parts of compression crates"),
     ("kmod", "order of kernel modules"),
     ("libc6-dev", "linking"),
     ("lz4", "the second opinion on kernel payloads"),
+    ("python3-libvhdi", "the second opinion on VHDX chains"),
+    ("python3-pip", "disk files that others made"),
     ("qemu-system-x86", "the nested way's outer machine, comparisons"),
     ("qemu-utils", "the second opinion on disk images and their locks"),
     ("util-linux", "setpriv, which ends an outer machine with its task"),
@@ -155,8 +159,14 @@ impl Plan {
     }
 }
 
-/// The backports' release name, and the archive to fetch it from: the one in use.
+/// The backports' release name, and the archive to fetch it from.
 fn backports() -> Result<(String, String)> {
+    let (codename, archive) = release_and_archive()?;
+    Ok((format!("{codename}-backports"), archive))
+}
+
+/// The name of the release that this machine runs, and the archive that it uses.
+pub(crate) fn release_and_archive() -> Result<(String, String)> {
     let os = fs::read_to_string("/etc/os-release").context("/etc/os-release cannot be read")?;
     let codename = os
         .lines()
@@ -169,7 +179,7 @@ fn backports() -> Result<(String, String)> {
     ]))?;
     let archive = archive_of(&targets, codename)
         .with_context(|| format!("apt has no source for {codename}"))?;
-    Ok((format!("{codename}-backports"), archive.to_owned()))
+    Ok((codename.to_owned(), archive.to_owned()))
 }
 
 /// The archive of a release, from lines of release and archive.

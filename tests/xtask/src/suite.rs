@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::cache::Cache;
+use crate::oracles::Oracles;
 use crate::{fuzz, lint, setup, tool, workspace};
 
 mod batch;
@@ -35,6 +37,11 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut suite = Suite { total: Tally::default(), times: Vec::new() };
     suite.check("setup", setup::run);
+    let mut oracles = None;
+    suite.check("second opinions", || {
+        oracles = Some(Oracles::fetch(&Cache::open()?)?);
+        Ok(())
+    });
     if !options.skip_checks {
         suite.check("format", || tool::shown(workspace::cargo().args(["fmt", "--all", "--check"])));
         suite.check("source rules", source_rules);
@@ -55,6 +62,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         let binary = workspace::target()?.join("debug/cohort");
         suite.tests("unit and integration tests", || {
             let (runner, mut command) = test_runner();
+            oracles.iter().try_for_each(|oracles| oracles.tell(&mut command))?;
             tally::of_tests(runner, command.env("COHORT_BIN", &binary))
         });
         suite.tests("documentation tests", || {

@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
+
+use cohort_tests::oracles::Qemu;
 
 use super::*;
 use crate::DiskQueue;
@@ -23,33 +24,41 @@ mod threads;
 
 const CLUSTER: usize = 64 << 10;
 
-/// Runs a program of QEMU's and gives what it says.
+/// Runs a program of QEMU's, of the installed version, and gives what it says.
 fn qemu(program: &str, arguments: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(arguments).output().expect("qemu-utils is installed");
-    let text = [output.stdout, output.stderr].concat();
-    let text = String::from_utf8_lossy(&text).into_owned();
-    if output.status.success() { Ok(text) } else { Err(text) }
+    let (good, text) = Qemu::installed().run(program, arguments);
+    if good { Ok(text) } else { Err(text) }
 }
 
+#[track_caller]
 fn qemu_img(arguments: &[&str]) -> String {
-    qemu("qemu-img", arguments).unwrap_or_else(|text| panic!("{arguments:?}: {text}"))
+    Qemu::installed().img(arguments)
 }
 
 /// Neither errors nor leaks.
+#[track_caller]
 fn assert_clean(path: &Path) {
-    let text = qemu_img(&["check", "-f", "qcow2", text(path)]);
-    assert!(text.contains("No errors were found"), "{text}");
+    for qemu in Qemu::all() {
+        let text = qemu.img(&["check", "-f", "qcow2", text(path)]);
+        assert!(text.contains("No errors were found"), "{text}");
+    }
 }
 
 fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// What QEMU reads.
+/// What every version of QEMU reads.
+#[track_caller]
 fn read_by_qemu(path: &Path) -> Vec<u8> {
     let raw = path.with_extension("converted");
-    qemu_img(&["convert", "-f", "qcow2", "-O", "raw", text(path), text(&raw)]);
-    std::fs::read(raw).unwrap()
+    let mut contents = Qemu::all().into_iter().map(|qemu| {
+        qemu.img(&["convert", "-f", "qcow2", "-O", "raw", text(path), text(&raw)]);
+        std::fs::read(&raw).unwrap()
+    });
+    let first = contents.next().unwrap();
+    assert!(contents.all(|other| other == first), "versions of QEMU disagree");
+    first
 }
 
 fn image(path: &Path, writable: bool) -> Arc<ImageFile> {

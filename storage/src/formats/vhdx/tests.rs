@@ -2,9 +2,9 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
+use cohort_tests::oracles::Qemu;
 use tempfile::TempDir;
 
 use super::create::create_with_blocks;
@@ -26,6 +26,7 @@ use crate::testkit;
 use crate::units::DiskRange;
 
 mod crashes;
+mod foreign;
 mod hostile;
 mod model;
 mod oracles;
@@ -116,21 +117,19 @@ fn range(start: u64, len: u64) -> DiskRange {
     DiskRange::new(start, len).unwrap()
 }
 
-fn qemu_img(arguments: &[&str]) -> (bool, String) {
-    let output = Command::new("qemu-img").args(arguments).output().expect("qemu-img is installed");
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
-}
-
-/// What QEMU reads from a VHDX.
+/// What every version of QEMU reads from a VHDX.
+#[track_caller]
 fn as_qemu_reads(path: &Path) -> Vec<u8> {
     let (name, raw) = (path.to_str().unwrap(), path.with_extension("qemu.raw"));
-    let (good, text) = qemu_img(&["check", "-f", "vhdx", name]);
-    assert!(good && text.contains("No errors"), "{text}");
-    let (good, text) =
-        qemu_img(&["convert", "-f", "vhdx", "-O", "raw", name, raw.to_str().unwrap()]);
-    assert!(good, "{text}");
-    fs::read(raw).unwrap()
+    let mut contents = Qemu::all().into_iter().map(|qemu| {
+        let text = qemu.img(&["check", "-f", "vhdx", name]);
+        assert!(text.contains("No errors"), "{text}");
+        qemu.img(&["convert", "-f", "vhdx", "-O", "raw", name, raw.to_str().unwrap()]);
+        fs::read(&raw).unwrap()
+    });
+    let first = contents.next().unwrap();
+    assert!(contents.all(|other| other == first), "versions of QEMU disagree");
+    first
 }
 
 /// Does what the queue would do with a change, on the layer's own file.

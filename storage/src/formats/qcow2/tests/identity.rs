@@ -28,8 +28,10 @@ fn reading_leaves_it_and_writing_renews_it() {
     // Opened for writing by cohort, but not written to.
     drop(open(&base));
     assert_eq!(identity(&base), old);
-    qemu_img(&["info", text(&base)]);
-    qemu_img(&["check", text(&base)]);
+    for qemu in Qemu::all() {
+        qemu.img(&["info", text(&base)]);
+        qemu.img(&["check", text(&base)]);
+    }
     read_by_qemu(&base);
     assert_eq!(identity(&base), old);
     drop(open(&top));
@@ -41,21 +43,27 @@ fn reading_leaves_it_and_writing_renews_it() {
 
 #[test]
 fn qemu_opening_for_writing_voids_it() {
-    let (_folder, base, top) = chain();
-    let old = identity(&base);
-    let io = |command: &str| qemu("qemu-io", &["-f", "qcow2", "-c", command, text(&base)]).unwrap();
-    io("read 0 512");
-    assert!(matches!(identity(&base), Identity::File(_)), "opened for writing");
-    refused(&top);
-    io("write 0 512");
-    assert!(matches!(identity(&base), Identity::File(_)));
-    // QEMU keeps the extension, and cohort's next change makes it true again, under a new name.
-    write(&mut open(&base), 512, &pattern(2, 512));
-    let new = identity(&base);
-    assert!(matches!(new, Identity::Id(_)) && new != old);
-    assert_clean(&base);
-    qemu("qemu-io", &["-r", "-f", "qcow2", "-c", "read 0 512", text(&base)]).unwrap();
-    assert_eq!(identity(&base), new);
+    for tool in Qemu::all() {
+        let (_folder, base, top) = chain();
+        let old = identity(&base);
+        let io = |arguments: &[&str]| {
+            let (good, text) =
+                tool.run("qemu-io", &[&["-f", "qcow2", "-c"], arguments, &[text(&base)]].concat());
+            assert!(good, "{text}");
+        };
+        io(&["read 0 512"]);
+        assert!(matches!(identity(&base), Identity::File(_)), "opened for writing");
+        refused(&top);
+        io(&["write 0 512"]);
+        assert!(matches!(identity(&base), Identity::File(_)));
+        // QEMU keeps the extension, and cohort's next change makes it true again, under a new name.
+        write(&mut open(&base), 512, &pattern(2, 512));
+        let new = identity(&base);
+        assert!(matches!(new, Identity::Id(_)) && new != old);
+        assert_clean(&base);
+        io(&["read 0 512", "-r"]);
+        assert_eq!(identity(&base), new);
+    }
 }
 
 /// Also where the name of a backing file is in the way of the extension.
@@ -144,8 +152,10 @@ fn qemu_refuses_what_it_cannot_follow() {
     };
     make(&path, 1 << 20, Some(parent.clone()));
     assert_eq!(layer(&path, false).info().parent, Some(parent.clone()));
-    let error = qemu("qemu-img", &["info", "-f", "qcow2", text(&path)]).unwrap_err();
-    assert!(error.contains("cohort: parent of another format"), "{error}");
+    for qemu in Qemu::all() {
+        let (good, error) = qemu.run("qemu-img", &["info", "-f", "qcow2", text(&path)]);
+        assert!(!good && error.contains("cohort: parent of another format"), "{error}");
+    }
     // To a parent that QEMU can follow there is no way: the header has no place for its format.
     layer(&path, true)
         .set_parent(&ParentLink { format: Format::Raw, ..parent.clone() })

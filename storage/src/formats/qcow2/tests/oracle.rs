@@ -36,6 +36,12 @@ fn sixteen_tebibytes() {
     assert!(read(&mut open_to_read(&path), size - 1024, 1024)[512..] == pattern(1, 512));
 }
 
+/// Each of these with each version of QEMU.
+fn every_version<T: Copy>(ways: &[T]) -> Vec<(Qemu, T)> {
+    let all = Qemu::all().into_iter();
+    all.flat_map(|qemu| ways.iter().map(move |&way| (qemu.clone(), way))).collect()
+}
+
 /// Images made by QEMU in all the ways that are supported read the same, before and after cohort
 /// has written to them.
 #[test]
@@ -46,7 +52,7 @@ fn images_of_qemu() {
         content[at * CLUSTER..(at + 1) * CLUSTER]
             .copy_from_slice(&pattern(u8::try_from(at).unwrap(), CLUSTER));
     }
-    for (compress, options) in [
+    let ways = [
         (false, "compat=1.1"),
         (false, "compat=0.10"),
         (false, "cluster_size=4k,refcount_bits=1"),
@@ -59,7 +65,8 @@ fn images_of_qemu() {
         (true, "compression_type=zstd"),
         (true, "cluster_size=4k"),
         (true, "cluster_size=2M,compression_type=zstd"),
-    ] {
+    ];
+    for (qemu, (compress, options)) in every_version(&ways) {
         let folder = folder();
         let raw = folder.path().join("raw");
         let path = folder.path().join("a.qcow2");
@@ -68,7 +75,7 @@ fn images_of_qemu() {
         if compress {
             arguments.push("-c");
         }
-        qemu_img(&[&arguments[..], &[text(&raw), text(&path)]].concat());
+        qemu.img(&[&arguments[..], &[text(&raw), text(&path)]].concat());
         assert!(read(&mut open_to_read(&path), 0, size) == content, "{options}");
 
         let mut model = content.clone();
@@ -141,14 +148,14 @@ fn qemu_follows_chains_of_raw_and_qcow2() {
 /// Discards below a parent must not let the parent's bytes through, in version 2 either.
 #[test]
 fn what_is_erased_stays_erased() {
-    for compat in ["compat=1.1", "compat=0.10"] {
+    for (qemu, compat) in every_version(&["compat=1.1", "compat=0.10"]) {
         let folder = folder();
         let [base, top] = ["base", "top.qcow2"].map(|name| folder.path().join(name));
         let size = 4 * CLUSTER;
         std::fs::write(&base, pattern(1, size)).unwrap();
         let options =
             ["create", "-f", "qcow2", "-o", compat, "-F", "raw", "-b", "base", text(&top)];
-        qemu_img(&options);
+        qemu.img(&options);
         layer(&top, true).set_parent(&link(&base, Format::Raw)).unwrap();
         let mut queue = open(&top);
         ask(&mut queue, Operation::Discard, 512, 2 * CLUSTER as u64, Buffers::none()).unwrap();
