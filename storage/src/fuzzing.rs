@@ -5,7 +5,6 @@
 //! a mutated image would get past them.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -22,31 +21,27 @@ use crate::link::ParentLink;
 use crate::request::{DiskRequest, Operation};
 use crate::units::DiskRange;
 
-/// The longest image an input can make, in bytes.
-const IMAGE_MAX: u64 = 64 << 20;
-/// The longest one that is checked, which takes time for each of its clusters.
-const CHECKED_MAX: u64 = 4 << 20;
+mod chain;
+mod input;
+
+pub use chain::{chain_seeds, open_chain};
+
+/// The longest image that is checked, which takes time for each of its clusters.
+const CHECKED_MAX: u64 = 8 << 20;
 /// The bits of an input's first byte: make checksums right, open the image for writing, check it.
 const MEND: u8 = 1;
 const WRITE: u8 = 2;
 const CHECK: u8 = 4;
-/// The unit of the places of patches.
-const UNIT: u64 = 8;
 
 /// Opens the image that `input` makes as a layer of the format; reads, checks, changes and closes
 /// it. Whatever is wrong with it must be an error.
 pub fn open_input(format: Format, input: &[u8]) {
-    let Some((&[flags, blocks_low, blocks_high], patches)) = input.split_first_chunk() else {
-        return;
-    };
-    let Some(file) = image(patches) else { return };
-    let len = u64::from(u16::from_le_bytes([blocks_low, blocks_high])) * 4096;
-    let long = file.metadata().map(|facts| facts.len()).unwrap_or_default();
-    if file.set_len(len.clamp(long, IMAGE_MAX)).is_err() {
-        return;
-    }
+    let Some((&flags, rest)) = input.split_first() else { return };
+    let Ok(files) = sys::memory_file().map(|file| [file]) else { return };
+    let Some(()) = input::fill(&files, rest) else { return };
+    let [file] = files;
     if flags & MEND != 0 {
-        mend_checksums(format, &file);
+        input::mend_checksums(format, &file);
     }
     open_file(format, &file, flags & !WRITE);
     if flags & WRITE != 0 {
@@ -87,7 +82,8 @@ pub fn seeds(format: Format) -> Vec<Vec<u8>> {
             if used {
                 open_file(format, &file, WRITE);
             }
-            seeds.extend(input_for(&file, if used { MEND | WRITE } else { MEND | WRITE | CHECK }));
+            seeds
+                .extend(input::of(&[file]).map(|rest| [vec![MEND | WRITE | CHECK], rest].concat()));
         }
     }
     seeds
@@ -110,93 +106,6 @@ pub fn link_seed() -> Vec<u8> {
 "01020304-0506-0708-090a-0b0c0d0e0f10"},"overridden":{"file":{"device":1,"inode":2,"size":3,
 "mtime":4,"ctime":5}}}"#
         .to_vec()
-}
-
-/// The file that patches make: each is a place in units of 8 bytes (4 bytes), a length (2 bytes),
-/// and as many bytes, or as many as are left.
-fn image(mut patches: &[u8]) -> Option<File> {
-    let file = sys::memory_file().ok()?;
-    while let Some((head, rest)) = patches.split_first_chunk::<6>() {
-        let place = u32::from_le_bytes([head[0], head[1], head[2], head[3]]);
-        let len = usize::from(u16::from_le_bytes([head[4], head[5]])).min(rest.len());
-        let (bytes, rest) = rest.split_at(len);
-        let at = u64::from(place) * UNIT % (IMAGE_MAX - u64::from(u16::MAX));
-        file.write_all_at(bytes, at).ok()?;
-        patches = rest;
-    }
-    Some(file)
-}
-
-/// The input that makes this file and does with it what `flags` say; `None` if it is too long.
-fn input_for(file: &File, flags: u8) -> Option<Vec<u8>> {
-    let len = file.metadata().ok().filter(|facts| facts.len() <= IMAGE_MAX)?.len();
-    let blocks = u16::try_from(len.div_ceil(4096)).unwrap_or(u16::MAX);
-    let [low, high] = blocks.to_le_bytes();
-    let mut input = vec![flags, low, high];
-    let mut bytes = vec![0; usize::try_from(len).ok()?];
-    file.read_exact_at(&mut bytes, 0).ok()?;
-    let mut at = 0;
-    while let Some(first) = bytes[at..].iter().position(|&byte| byte != 0) {
-        let start = (at + first) / 8 * 8;
-        // A patch ends where 64 bytes are zero.
-        let mut end = start;
-        while end < bytes.len() && end - start < 4096 {
-            let next = &bytes[end..bytes.len().min(end + 64)];
-            match next.iter().rposition(|&byte| byte != 0) {
-                Some(last) => end += last + 1,
-                None => break,
-            }
-        }
-        input.extend_from_slice(&u32::try_from(start / 8).ok()?.to_le_bytes());
-        input.extend_from_slice(&u16::try_from(end - start).ok()?.to_le_bytes());
-        input.extend_from_slice(&bytes[start..end]);
-        at = end;
-    }
-    Some(input)
-}
-
-/// Makes the checksums of the image's structures right, wherever their lengths can be told.
-fn mend_checksums(format: Format, file: &File) {
-    match format {
-        Format::Raw | Format::Qcow2 => {}
-        Format::Layer => {
-            for at in [64 << 10, 256 << 10] {
-                let link = u64::from(number_at(file, at + 88)).min(64 << 10);
-                mend(file, at, 4096 + link, 8);
-            }
-        }
-        Format::Vhdx => {
-            // MS-VHDX 2.2.2, 2.2.3.1 and 2.3.1.1: the field follows the signature.
-            for at in [64 << 10, 128 << 10] {
-                mend(file, at, 4096, 4);
-            }
-            for at in [192 << 10, 256 << 10] {
-                mend(file, at, 64 << 10, 4);
-            }
-            for at in (1 << 20..3 << 20).step_by(4096) {
-                if number_at(file, at) == u32::from_le_bytes(*b"loge") {
-                    mend(file, at, u64::from(number_at(file, at + 8)).min(256 << 10), 4);
-                }
-            }
-        }
-    }
-}
-
-fn number_at(file: &File, at: u64) -> u32 {
-    let mut bytes = [0; 4];
-    let read = file.read_exact_at(&mut bytes, at);
-    if read.is_ok() { u32::from_le_bytes(bytes) } else { 0 }
-}
-
-/// Puts the CRC-32C of a structure, computed with zeroes in its place, into its field.
-fn mend(file: &File, at: u64, len: u64, field: usize) {
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-    if file.read_exact_at(&mut bytes, at).is_err() || bytes.len() < field + 4 {
-        return;
-    }
-    bytes[field..field + 4].fill(0);
-    let checksum = crc32c::crc32c(&bytes).to_le_bytes();
-    let _ = file.write_all_at(&checksum, at + field as u64);
 }
 
 fn layer_image(file: &File, writable: bool) -> Option<Arc<ImageFile>> {
@@ -243,24 +152,31 @@ fn check(layer: &dyn Layer, file: &File, flags: u8, repair: bool) {
     }
 }
 
-/// One request, cut to the disk. Its answer does not matter, as long as there is one.
-fn ask(disk: &Disk, operation: Operation, start: u64, len: u64) {
+/// One request, cut to the disk. Its answer does not matter, as long as there is one; if it is a
+/// good one, gives a checksum of what was read or written.
+fn ask(disk: &Disk, operation: Operation, start: u64, len: u64) -> Option<u32> {
     let len = len.min(disk.size().get().saturating_sub(start)) / 512 * 512;
-    let Some(range) = DiskRange::new(start, len) else { return };
+    let range = DiskRange::new(start, len)?;
+    let mut memory = AlignedBuffer::new(usize::try_from(len).ok()?);
+    memory.bytes().fill(0x5a);
+    let mut memory = Arc::new(memory);
     let buffers = match operation {
-        Operation::Read | Operation::Write => {
-            let mut memory = AlignedBuffer::new(usize::try_from(len).unwrap_or_default());
-            memory.bytes().fill(0x5a);
-            Buffers::whole(&Arc::new(memory))
-        }
+        Operation::Read | Operation::Write => Buffers::whole(&memory),
         _ => Buffers::none(),
     };
-    let Ok(mut queue) = disk.queue(1) else { return };
-    if queue.submit(0, DiskRequest { operation, range, buffers }).is_none() {
-        let mut done = Vec::new();
-        queue.drain(&mut done);
-        assert_eq!(done.len(), 1, "one request has one answer");
-    }
+    let mut queue = disk.queue(1).ok()?;
+    let answer = match queue.submit(0, DiskRequest { operation, range, buffers }) {
+        Some(answer) => answer,
+        None => {
+            let mut done = Vec::new();
+            queue.drain(&mut done);
+            assert_eq!(done.len(), 1, "one request has one answer");
+            done.remove(0).1
+        }
+    };
+    answer.ok()?;
+    let bytes = Arc::get_mut(&mut memory).expect("a request that is over has no memory");
+    Some(crc32c::crc32c(bytes.bytes()))
 }
 
 #[cfg(test)]
@@ -268,29 +184,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_makes_the_image_that_it_was_made_from() {
-        let file = sys::memory_file().unwrap();
-        file.set_len(1 << 20).unwrap();
-        for (at, len) in [(3, 700), (8192, 1), (70_000, 9000), ((1 << 20) - 5, 5)] {
-            file.write_all_at(&vec![9; len], at).unwrap();
-        }
-        let input = input_for(&file, 0).unwrap();
-        let copy = image(&input[3..]).unwrap();
-        let mut bytes = [vec![0; 1 << 20], vec![0; 1 << 20]];
-        file.read_exact_at(&mut bytes[0], 0).unwrap();
-        copy.read_exact_at(&mut bytes[1], 0).unwrap();
-        assert!(bytes[0] == bytes[1]);
-        assert!(input.len() < 10_000);
-    }
-
-    #[test]
     fn seeds_are_accepted() {
         for format in Format::ALL {
             for seed in seeds(format) {
                 open_input(format, &seed);
-                let file = image(&seed[3..]).unwrap();
-                file.set_len(u64::from(u16::from_le_bytes([seed[1], seed[2]])) * 4096).unwrap();
-                let layer = LayerFile { image: layer_image(&file, true).unwrap(), id: FileId(0) };
+                let files = [sys::memory_file().unwrap()];
+                input::fill(&files, &seed[1..]).unwrap();
+                let image = layer_image(&files[0], true).unwrap();
+                let layer = LayerFile { image, id: FileId(0) };
                 formats::open(format, layer).unwrap();
             }
         }

@@ -4,7 +4,7 @@
 //! cargo xtask setup                    install and fetch what tests and nested runs need
 //! cargo xtask nested -- COHORT-ARGS    run cohort on hardware KVM inside QEMU's TCG
 //! cargo xtask test                     formatting, lints, documentation, every test
-//! cargo xtask fuzz                     hostile images and records, for some seconds each
+//! cargo xtask fuzz                     hostile images, chains and records, for some seconds each
 //! cargo xtask lint                     the project's own rules about its sources
 //! ```
 //!
