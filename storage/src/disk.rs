@@ -112,6 +112,9 @@ impl Disk {
         images: &[Arc<ImageFile>],
         options: &DiskOptions,
     ) -> Result<Disk, DiskError> {
+        if options.direct {
+            refuse_small_clusters(&chain, images)?;
+        }
         let mut files = Vec::with_capacity(images.len());
         for image in images {
             files.push(backing(image, options.direct)?);
@@ -185,6 +188,14 @@ impl Disk {
         &self.0
     }
 
+    /// Lets the disk's files be on a device with blocks of this size.
+    #[cfg(test)]
+    pub(crate) fn pretend_blocks(&mut self, length: u32) {
+        let state = Arc::get_mut(&mut self.0).expect("nobody else has the disk yet");
+        state.block_size = length;
+        state.files.iter_mut().for_each(|file| file.pretend_blocks(length));
+    }
+
     /// A queue with an engine of the test's own.
     #[cfg(test)]
     pub(crate) fn queue_on(&self, engine: Box<dyn crate::engine::Engine>, depth: u16) -> DiskQueue {
@@ -239,6 +250,19 @@ impl DiskState {
         }
         Ok(())
     }
+}
+
+/// Refuses layers in which payload and tables may share a page: a table that is written through
+/// the page cache would bring back what the page had before a payload went past it.
+fn refuse_small_clusters(chain: &Chain, images: &[Arc<ImageFile>]) -> Result<(), DiskError> {
+    const PAGE: u32 = 4096;
+    for (layer, image) in chain.layers().zip(images) {
+        let LayerInfo { format, granularity: cluster, .. } = *layer.info();
+        if format == Format::Qcow2 && cluster < PAGE {
+            return Err(DiskError::SmallClusters { path: image.path().to_owned(), cluster });
+        }
+    }
+    Ok(())
 }
 
 /// The payload's side of a layer's file.

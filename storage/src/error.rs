@@ -85,6 +85,18 @@ pub enum DiskError {
         /// The file.
         path: PathBuf,
     },
+    /// The image's clusters are too small to bypass the page cache.
+    #[error(
+        "disk {} cannot bypass the page cache: its clusters of {cluster} bytes share pages with \
+         its tables",
+        path.display()
+    )]
+    SmallClusters {
+        /// The file.
+        path: PathBuf,
+        /// Bytes of a cluster.
+        cluster: u32,
+    },
     /// The engine that was asked for does not work here.
     #[error("the io_uring engine cannot be used on this host")]
     NoRing {
@@ -172,6 +184,11 @@ impl DiskError {
             DiskError::NoDirect { .. } => {
                 Some("leave out direct=on, or move the disk to another file system".to_owned())
             }
+            DiskError::SmallClusters { .. } => Some(
+                "leave out direct=on, or copy the disk with `cohort disk convert`: clusters of 4 \
+                 KiB and more will do"
+                    .to_owned(),
+            ),
             DiskError::NoRing { .. } => Some(
                 "use engine=auto or engine=positional, or allow io_uring: see \
                  /proc/sys/kernel/io_uring_disabled and the seccomp profile of the container"

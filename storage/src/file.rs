@@ -124,6 +124,18 @@ impl BackingFile {
         self.direct
     }
 
+    /// Whether a transfer bypasses the page cache and starts or ends within a block.
+    pub(crate) fn cuts_blocks(&self, at: u64, len: u64) -> bool {
+        let block = u64::from(self.alignment.length);
+        self.direct && !(at.is_multiple_of(block) && len.is_multiple_of(block))
+    }
+
+    /// Lets the file be one on a device with blocks of this size.
+    #[cfg(test)]
+    pub(crate) fn pretend_blocks(&mut self, length: u32) {
+        self.alignment.length = length;
+    }
+
     /// Whether its bytes are in memory only.
     pub(crate) fn is_in_memory(&self) -> bool {
         self.in_memory

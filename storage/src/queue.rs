@@ -308,6 +308,15 @@ impl DiskQueue {
         mut data: Buffers,
     ) {
         let backing = &self.disk.files[usize::from(file.0)];
+        if action == Action::Read && backing.cuts_blocks(at, len) {
+            // A part of a block, which a request for whole blocks takes from one of several layers.
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+            match copy_up::read(backing, at, &mut bytes) {
+                Ok(()) => data.copy_from(&bytes),
+                Err(error) => self.fail(slot, error),
+            }
+            return;
+        }
         let mut done = 0;
         if self.engine.is_asynchronous() && len > 0 {
             done = match action {

@@ -230,6 +230,12 @@ fn direct_disks_want_whole_blocks_or_say_that_they_cannot_be() {
         }
         Err(error) => assert!(matches!(error, DiskError::NoDirect { .. }), "{error:?}"),
     }
+    // Payload and tables would share pages.
+    let path = folder.path().join("disk.qcow2");
+    let small = ["create", "-q", "-f", "qcow2", "-o", "cluster_size=512", path.to_str().unwrap()];
+    cohort_tests::oracles::Qemu::installed().img(&[&small[..], &["1M"]].concat());
+    let error = refused(&path, &DiskOptions { format: Some(Format::Qcow2), ..direct });
+    assert!(matches!(error, DiskError::SmallClusters { cluster: 512, .. }), "{error:?}");
     // Never direct: a file of the kernel's.
     let error = refused(Path::new("/proc/version"), &DiskOptions { read_only: true, ..direct });
     assert!(matches!(error, DiskError::NoDirect { .. }), "{error:?}");

@@ -68,7 +68,10 @@ impl Faulty {
 
     fn carry(&self, files: &[BackingFile], transfer: &mut Transfer) -> io::Result<u64> {
         let file = &files[usize::from(transfer.file().0)];
+        let moves = matches!(transfer.action(), Action::Read | Action::Write);
+        let cut = moves && file.cuts_blocks(transfer.at(), transfer.window().len());
         match self.script.next(transfer.action()) {
+            Fault::None if cut => Err(io::Error::from_raw_os_error(libc::EINVAL)),
             Fault::None => positional::perform(file, transfer),
             Fault::Tear(bytes) => transfer.torn(bytes, |part| positional::perform(file, part)),
             Fault::Fail(errno) => Err(io::Error::from_raw_os_error(errno)),

@@ -3,6 +3,7 @@
 
 use crate::disk::DiskState;
 use crate::error::IoError;
+use crate::file::BackingFile;
 use crate::layer::{Extent, FileId, Source};
 use crate::units::{DiskRange, FileOffset};
 
@@ -47,12 +48,15 @@ fn append(disk: &DiskState, extent: &Extent, bytes: &mut Vec<u8>) -> Result<(), 
         Source::Zero | Source::Transparent => Ok(()),
         Source::Encoded { layer } => Ok(disk.chain.read_encoded(layer, extent.range, bytes)?),
         Source::Data { file, offset } => {
-            let offset = offset.get();
-            let image = disk.files[usize::from(file.0)].image();
-            image.read_at(bytes, offset).map_err(|source| match source.kind() {
-                std::io::ErrorKind::UnexpectedEof => IoError::UnexpectedEnd { offset },
-                _ => IoError::Host { operation: "read (copy-up)", offset, source },
-            })
+            read(&disk.files[usize::from(file.0)], offset.get(), bytes)
         }
     }
+}
+
+/// Reads through the page cache.
+pub(super) fn read(file: &BackingFile, at: u64, bytes: &mut [u8]) -> Result<(), IoError> {
+    file.image().read_at(bytes, at).map_err(|source| match source.kind() {
+        std::io::ErrorKind::UnexpectedEof => IoError::UnexpectedEnd { offset: at },
+        _ => IoError::Host { operation: "read (through the page cache)", offset: at, source },
+    })
 }

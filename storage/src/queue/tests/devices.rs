@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::*;
+use crate::DiskError;
+use crate::testkit;
 
 /// A loop device over an unnamed file, detached at the end.
 struct Loop(PathBuf);
@@ -59,4 +61,31 @@ fn a_block_device_is_a_disk() {
             ));
         }
     }
+}
+
+/// A child may have single sectors, whatever the blocks of the device: these are read all the same.
+#[test]
+fn sectors_of_a_child_on_a_device_with_larger_blocks() {
+    let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+    let [base, child] = ["base.raw", "child.vhdx"].map(|name| folder.path().join(name));
+    let mut model = pattern(1, 4 << 20);
+    std::fs::write(&base, &model).unwrap();
+    testkit::create(&child, 4 << 20, Some(&base)).unwrap();
+    let mut queue = Disk::open(&child, &testkit::WRITABLE).unwrap().queue(1).unwrap();
+    for at in [512, 2048, 8192, 3 << 20] {
+        write(&mut queue, at as u64, &pattern(9, 1024)).unwrap();
+        model[at..at + 1024].copy_from_slice(&pattern(9, 1024));
+    }
+    drop(queue);
+    let direct = DiskOptions { direct: true, ..testkit::WRITABLE };
+    let mut disk = match Disk::open(&child, &direct) {
+        Err(error @ DiskError::NoDirect { .. }) => return println!("skipped: {error}"),
+        disk => disk.unwrap(),
+    };
+    disk.pretend_blocks(4096);
+    let mut queue = disk.queue_on(Faulty::new(&Script::default()), 4);
+    assert!(read(&mut queue, 0, model.len()).unwrap() == model);
+    write(&mut queue, 4096, &pattern(7, 4096)).unwrap();
+    model[4096..8192].copy_from_slice(&pattern(7, 4096));
+    assert!(read(&mut queue, 0, 64 << 10).unwrap() == model[..64 << 10]);
 }
