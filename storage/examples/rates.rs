@@ -40,6 +40,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         epoll.ctl(ControlOperation::Add, ready.as_raw_fd(), event)?;
     }
 
+    // Brings what the disk knows of its layers into memory, and what these hold.
+    for at in (0..blocks).step_by(256) {
+        let range = DiskRange::new(at * BLOCK, BLOCK).ok_or("range")?;
+        let memory = memory.first().ok_or("depth")?;
+        let request =
+            DiskRequest { operation: Operation::Read, range, buffers: Buffers::whole(memory) };
+        if queue.submit(0, request).is_none() {
+            queue.drain(&mut Vec::new());
+        }
+    }
+
     let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
     let (mut done, mut free) = (Vec::new(), (0..u64::from(depth)).collect::<Vec<_>>());
     let (mut count, start) = (0u64, Instant::now());

@@ -6,7 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::chain::{Chain, open};
+use crate::chain::Chain;
+use crate::chain::open::{self, DEPTH_MAX};
 use crate::engine::{EngineKind, sys};
 use crate::error::{DiskError, IoError};
 use crate::file::BackingFile;
@@ -36,14 +37,34 @@ pub struct DiskOptions {
     /// Open a chain although a parent is not what its child records, and say so in the log and,
     /// where it can be written, in the child.
     pub allow_mismatch: bool,
-    /// Bytes of memory for the map of all parents; 32 MiB by default.
+    /// Bytes of memory for what is kept of the layers' maps; 64 MiB by default.
     pub map_memory: Option<usize>,
 }
 
 impl DiskOptions {
-    /// Bytes of memory for the map of all parents.
-    pub(crate) fn map_memory(&self) -> usize {
-        self.map_memory.unwrap_or(32 << 20)
+    /// How the memory for maps is shared out.
+    pub(crate) fn map_memory(&self) -> MapMemory {
+        MapMemory(self.map_memory.unwrap_or(MAP_MEMORY))
+    }
+}
+
+/// Bytes of memory for maps, unless something else is said.
+const MAP_MEMORY: usize = 64 << 20;
+
+/// Memory for the maps of a chain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MapMemory(usize);
+
+impl MapMemory {
+    /// The share of one layer: half of all for one that changes. The others have little, because
+    /// what they say is kept for all of them together.
+    pub(crate) fn of_layer(self, writable: bool) -> usize {
+        if writable { self.0 / 2 } else { self.0 / 4 / DEPTH_MAX }
+    }
+
+    /// The share of what is kept of all layers that do not change.
+    pub(crate) fn of_frozen(self) -> usize {
+        self.0 / 4
     }
 }
 
@@ -100,7 +121,7 @@ impl Disk {
         let sized = file.set_len(size.get());
         sized.map_err(|error| DiskError::host(&path, "set the size of", error))?;
         let image = Arc::new(ImageFile::new(file, &path, !options.read_only));
-        let layer = LayerFile { image: Arc::clone(&image), id: FileId(0) };
+        let layer = LayerFile { image: Arc::clone(&image), id: FileId(0), memory: 0 };
         let top = formats::open(Format::Raw, layer)
             .map_err(|source| DiskError::Format { path, source })?;
         Disk::assemble(Chain::of_one(top.into()), &[image], options)

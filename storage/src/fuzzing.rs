@@ -116,7 +116,7 @@ fn layer_image(file: &File, writable: bool) -> Option<Arc<ImageFile>> {
 fn open_file(format: Format, file: &File, flags: u8) {
     let writable = flags & WRITE != 0;
     let Some(image) = layer_image(file, writable) else { return };
-    let layer = LayerFile { image: Arc::clone(&image), id: FileId(0) };
+    let layer = LayerFile { image: Arc::clone(&image), id: FileId(0), memory: 32 << 20 };
     let Ok(top) = formats::open(format, layer) else { return };
     let _ = top.identity();
     check(&*top, file, flags, false);
@@ -191,7 +191,7 @@ mod tests {
                 let files = [sys::memory_file().unwrap()];
                 input::fill(&files, &seed[1..]).unwrap();
                 let image = layer_image(&files[0], true).unwrap();
-                let layer = LayerFile { image, id: FileId(0) };
+                let layer = LayerFile { image, id: FileId(0), memory: 32 << 20 };
                 formats::open(format, layer).unwrap();
             }
         }

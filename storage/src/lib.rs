@@ -52,6 +52,7 @@ mod image;
 mod limits;
 mod link;
 mod lock;
+mod numbered;
 mod queue;
 mod request;
 #[cfg(test)]

@@ -5,11 +5,10 @@
 //! 256 layers cost what one costs. The memory for it is bounded; what does not fit is asked for
 //! again.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::layer::{Extent, FileId, Layer, LayerError, Outcome, Source};
+use crate::numbered::Numbered;
 use crate::units::{DiskRange, FileOffset};
 
 #[cfg(test)]
@@ -22,94 +21,82 @@ const SHARDS: usize = 16;
 /// What a window costs besides its pieces.
 const WINDOW_COST: usize = 96;
 
-/// One run of a window.
+/// One run of a window, which ends where the next one starts. As small as it can be: every read
+/// looks for its own.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
-    /// Where it starts in the window, and how long it is.
+    /// Where it starts in the window.
     start: u32,
-    len: u32,
-    place: Place,
+    kind: Kind,
+    /// The file of data, the layer of what is encoded.
+    of: u16,
+    /// Where data is in its file.
+    offset: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Kind {
     Zero,
-    Data { file: u16, offset: u64 },
-    Encoded { layer: u16 },
+    Data,
+    Encoded,
 }
 
 impl Piece {
-    fn end(&self) -> u32 {
-        self.start + self.len
-    }
-
-    /// The part of it in `range`, which it touches, as an extent.
-    fn extent(&self, window: u64, range: DiskRange) -> Option<Extent> {
-        let start = (window + u64::from(self.start)).max(range.start());
-        let end = (window + u64::from(self.end())).min(range.end());
-        let inside = start - window - u64::from(self.start);
-        let source = match self.place {
-            Place::Zero => Source::Zero,
-            Place::Data { file, offset } => {
-                Source::Data { file: FileId(file), offset: FileOffset::new(offset + inside)? }
-            }
-            Place::Encoded { layer } => Source::Encoded { layer },
+    fn new(start: u32, source: Source, layer: u16) -> Piece {
+        let (kind, of, offset) = match source {
+            Source::Transparent | Source::Zero => (Kind::Zero, 0, 0),
+            Source::Data { file, offset } => (Kind::Data, file.0, offset.get()),
+            Source::Encoded { .. } => (Kind::Encoded, layer, 0),
         };
-        Some(Extent { range: DiskRange::new(start, end.checked_sub(start)?)?, source })
+        Piece { start, kind, of, offset }
     }
 
-    /// Whether `next` goes on where this one ends.
+    /// What is `inside` bytes behind its start.
+    fn source(&self, inside: u64) -> Option<Source> {
+        Some(match self.kind {
+            Kind::Zero => Source::Zero,
+            Kind::Data => Source::Data {
+                file: FileId(self.of),
+                offset: FileOffset::new(self.offset.checked_add(inside)?)?,
+            },
+            Kind::Encoded => Source::Encoded { layer: self.of },
+        })
+    }
+
+    /// Whether `next` is more of the same.
     fn goes_on(&self, next: &Piece) -> bool {
-        self.end() == next.start
-            && match (self.place, next.place) {
-                (Place::Data { file, offset }, Place::Data { file: other, offset: at }) => {
-                    file == other && offset + u64::from(self.len) == at
-                }
+        let between = u64::from(next.start.saturating_sub(self.start));
+        (self.kind, self.of) == (next.kind, next.of)
+            && match self.kind {
+                Kind::Zero => true,
+                Kind::Data => self.offset.checked_add(between) == Some(next.offset),
                 // Each encoded range is decoded as a whole.
-                (Place::Encoded { .. }, _) => false,
-                (place, other) => place == other,
+                Kind::Encoded => false,
             }
-    }
-}
-
-/// Numbers of windows spread over a table: they come in runs, and nobody who picks them gains by
-/// making them collide but slows down a disk of their own.
-#[derive(Default)]
-struct NumberHasher(u64);
-
-impl Hasher for NumberHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|&byte| self.write_u64(byte.into()));
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        // Fibonacci hashing; the table uses the topmost bits and the lowest ones.
-        let spread = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        self.0 = spread ^ spread >> 32;
     }
 }
 
 #[derive(Default)]
 struct Shard {
-    windows: HashMap<u64, Box<[Piece]>, BuildHasherDefault<NumberHasher>>,
+    windows: Numbered<Box<[Piece]>>,
     cost: usize,
 }
 
-/// Appends what the pieces of a window that begins at `start` say of `range`.
-fn cut(
-    window: &[Piece],
-    start: u64,
-    range: DiskRange,
-    out: &mut Vec<Extent>,
-) -> Result<(), LayerError> {
-    let (from, to) = (range.start() - start, range.end() - start);
-    let first = window.partition_point(|piece| u64::from(piece.end()) <= from);
-    for piece in window.iter().skip(first).take_while(|piece| u64::from(piece.start) < to) {
-        out.push(piece.extent(start, range).ok_or(LayerError::Gap { range })?);
+/// Appends what the pieces of a window, which make it up, say of `range` in it.
+fn cut(window: &[Piece], range: DiskRange, out: &mut Vec<Extent>) -> Result<(), LayerError> {
+    let start = range.start() - range.start() % WINDOW;
+    let starts = |piece: &Piece| start + u64::from(piece.start);
+    let behind = window.partition_point(|piece| starts(piece) <= range.start());
+    let mut pieces = window.get(behind.saturating_sub(1)..).unwrap_or_default().iter().peekable();
+    let mut at = range.start();
+    while let Some(piece) = pieces.next().filter(|_| at < range.end()) {
+        let end = pieces.peek().map_or(start + WINDOW, |next| starts(next)).min(range.end());
+        let extent = || {
+            let source = piece.source(at.checked_sub(starts(piece))?)?;
+            Some(Extent { range: DiskRange::new(at, end.checked_sub(at)?)?, source })
+        };
+        out.push(extent().ok_or(LayerError::Gap { range })?);
+        at = end;
     }
     Ok(())
 }
@@ -144,31 +131,29 @@ impl Frozen {
     ) -> Result<(), LayerError> {
         let mut at = range.start();
         while at < range.end() {
-            let start = at - at % WINDOW;
-            let end = range.end().min(start + WINDOW);
+            let end = range.end().min(at - at % WINDOW + WINDOW);
             let part = DiskRange::new(at, end - at).ok_or(LayerError::Gap { range })?;
-            self.resolve_window(start, part, out)?;
+            self.resolve_window(at / WINDOW, part, out)?;
             at = end;
         }
         Ok(())
     }
 
-    /// Appends the extents of `range`, which lies in the window that begins at `start`.
+    /// Appends the extents of `range`, which lies in this window.
     fn resolve_window(
         &self,
-        start: u64,
+        number: u64,
         range: DiskRange,
         out: &mut Vec<Extent>,
     ) -> Result<(), LayerError> {
-        let number = start / WINDOW;
         let shard = &self.shards[usize::try_from(number).unwrap_or_default() % SHARDS];
         let known = shard.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(window) = known.windows.get(&number) {
-            return cut(window, start, range, out);
+            return cut(window, range, out);
         }
         drop(known);
         let window = self.look_up(number)?;
-        cut(&window, start, range, out)?;
+        cut(&window, range, out)?;
         let cost = WINDOW_COST + size_of_val(&*window);
         let mut known = shard.write().unwrap_or_else(PoisonError::into_inner);
         if known.cost + cost > self.room {
@@ -185,18 +170,17 @@ impl Frozen {
         let start = number * WINDOW;
         let (mut pieces, mut open) = (Vec::new(), vec![(start, start + WINDOW)]);
         let (mut left, mut extents) = (Vec::new(), Vec::new());
-        let mut add = |range: (u64, u64), place| {
-            let within = |at: u64| u32::try_from(at - start).unwrap_or_default();
-            let (from, to) = (within(range.0), within(range.1));
+        let mut add = |(from, to): (u64, u64), source, layer| {
             if from < to {
-                pieces.push(Piece { start: from, len: to - from, place });
+                let from = u32::try_from(from - start).unwrap_or_default();
+                pieces.push(Piece::new(from, source, layer));
             }
         };
         for (layer, index) in self.layers.iter().zip(self.first..) {
             for &(from, to) in &open {
                 // What is beyond a layer's end is zero, whatever the layers below it have there.
                 let end = to.min(layer.info().size).max(from);
-                add((end, to), Place::Zero);
+                add((end, to), Source::Zero, index);
                 let Some(range) = DiskRange::new(from, end - from).filter(|r| !r.is_empty()) else {
                     continue;
                 };
@@ -212,11 +196,7 @@ impl Frozen {
                     at = part.1;
                     match extent.source {
                         Source::Transparent => left.push(part),
-                        Source::Zero => add(part, Place::Zero),
-                        Source::Data { file, offset } => {
-                            add(part, Place::Data { file: file.0, offset: offset.get() });
-                        }
-                        Source::Encoded { .. } => add(part, Place::Encoded { layer: index }),
+                        source => add(part, source, index),
                     }
                 }
                 if at != end {
@@ -227,16 +207,10 @@ impl Frozen {
             std::mem::swap(&mut open, &mut left);
         }
         for part in open {
-            add(part, Place::Zero);
+            add(part, Source::Zero, 0);
         }
         pieces.sort_unstable_by_key(|piece| piece.start);
-        pieces.dedup_by(|next, piece| {
-            let one = piece.goes_on(next);
-            if one {
-                piece.len += next.len;
-            }
-            one
-        });
+        pieces.dedup_by(|next, piece| piece.goes_on(next));
         Ok(pieces)
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::{Chain, ChainError};
-use crate::disk::DiskOptions;
+use crate::disk::{DiskOptions, MapMemory};
 use crate::error::DiskError;
 use crate::format::Format;
 use crate::formats::{self, LayerFile};
@@ -33,7 +33,8 @@ pub(crate) fn open(path: &Path, options: &DiskOptions) -> Result<Opened, DiskErr
     let file = open_file(path, wanted)?;
     let mut seen = vec![number_of(&file, path)?];
     let image = lock(file, path, wanted)?;
-    let top = open_layer(format, &image, 0)?;
+    let memory = options.map_memory();
+    let top = open_layer(format, &image, 0, memory)?;
     let (mut images, mut parents) = (vec![image], Vec::<Arc<dyn Layer>>::new());
     loop {
         let child: &dyn Layer = parents.last().map_or(&*top, |layer| &**layer);
@@ -58,12 +59,12 @@ pub(crate) fn open(path: &Path, options: &DiskOptions) -> Result<Opened, DiskErr
             .into(),
             error => error,
         })?;
-        let parent = open_layer(link.format, &image, images.len())?;
+        let parent = open_layer(link.format, &image, images.len(), memory)?;
         compare(child, &child_path, &link, &*parent, &parent_path, options.allow_mismatch)?;
         parents.push(parent);
         images.push(image);
     }
-    Ok(Opened { chain: Chain::new(top, parents, options.map_memory()), images })
+    Ok(Opened { chain: Chain::new(top, parents, memory.of_frozen()), images })
 }
 
 /// Holds what a child records against what its parent says of itself.
@@ -126,9 +127,11 @@ pub(crate) fn open_layer(
     format: Format,
     image: &Arc<ImageFile>,
     place: usize,
+    memory: MapMemory,
 ) -> Result<Arc<dyn Layer>, DiskError> {
     let id = FileId(u16::try_from(place).unwrap_or(u16::MAX));
-    formats::open(format, LayerFile { image: Arc::clone(image), id })
+    let memory = memory.of_layer(image.is_writable());
+    formats::open(format, LayerFile { image: Arc::clone(image), id, memory })
         .map(Arc::from)
         .map_err(|source| DiskError::Format { path: image.path().to_owned(), source })
 }

@@ -135,6 +135,7 @@ fn a_layer_that_is_its_own_ancestor_is_refused() {
                 let layer = crate::formats::LayerFile {
                     image: image.unwrap(),
                     id: crate::layer::FileId(0),
+                    memory: 0,
                 };
                 crate::formats::open(format, layer).unwrap().identity().unwrap()
             };

@@ -28,9 +28,6 @@ mod seal;
 #[cfg(test)]
 mod tests;
 
-/// Bytes of memory for the states of a writable layer's blocks.
-const MEMORY: usize = 32 << 20;
-
 /// A file of the runtime format.
 pub(crate) struct RuntimeLayer {
     info: LayerInfo,
@@ -75,12 +72,7 @@ fn require_regular(image: &ImageFile) -> Result<(), FormatError> {
 impl RuntimeLayer {
     /// Reads the header, and makes sure that the file system still tells what was written.
     pub(super) fn open(file: LayerFile) -> Result<RuntimeLayer, FormatError> {
-        RuntimeLayer::open_with(file, MEMORY)
-    }
-
-    /// The same with another bound on memory, in bytes.
-    fn open_with(file: LayerFile, memory: usize) -> Result<RuntimeLayer, FormatError> {
-        let LayerFile { image, id } = file;
+        let LayerFile { image, id, memory } = file;
         require_regular(&image)?;
         let header = header::current(header::read_slots(&image)?)?;
         let geometry = header.geometry;

@@ -23,6 +23,9 @@ pub(crate) struct LayerFile {
     pub(crate) image: Arc<ImageFile>,
     /// The number by which extents and steps name it.
     pub(crate) id: FileId,
+    /// Bytes of memory that the layer may take for what it keeps of its map. It may take a little
+    /// more where a format needs some of its tables at once.
+    pub(crate) memory: usize,
 }
 
 /// What a new layer is to be.

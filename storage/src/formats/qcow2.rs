@@ -76,7 +76,7 @@ const UNPINNED: u64 = 0;
 impl Qcow2Layer {
     /// Opens an image, never the file behind it.
     pub(super) fn open(file: LayerFile) -> Result<Qcow2Layer, FormatError> {
-        let LayerFile { image, id } = file;
+        let LayerFile { image, id, memory } = file;
         let header = Header::read(&image)?;
         let cluster = header.cluster();
         let info = LayerInfo {
@@ -88,7 +88,7 @@ impl Qcow2Layer {
             parent: record::parent(&header)?,
         };
         let (zero_flag, codec) = (header.version >= 3, Codec { zstd: header.zstd, cluster });
-        let map = Map::open(Arc::clone(&image), header)?;
+        let map = Map::open(Arc::clone(&image), header, memory)?;
         let state = State { map, pending: HashMap::new(), changed: false };
         let (pins, state) = (Pins::default(), Mutex::new(state));
         let decompressed = Decompressed::default();

@@ -37,7 +37,7 @@ pub(super) fn create(image: &ImageFile, new: &NewLayer) -> Result<(), FormatErro
 impl RawLayer {
     /// All bytes of the file.
     pub(super) fn open(file: LayerFile) -> Result<RawLayer, FormatError> {
-        let LayerFile { image, id } = file;
+        let LayerFile { image, id, .. } = file;
         let size = image.len().map_err(FormatError::host("find the size of", 0))?;
         let info = LayerInfo {
             format: Format::Raw,
@@ -137,7 +137,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(8192).unwrap();
         let image = Arc::new(ImageFile::new(file, "disk".as_ref(), true));
-        RawLayer::open(LayerFile { image, id: FileId(0) }).unwrap()
+        RawLayer::open(LayerFile { image, id: FileId(0), memory: 32 << 20 }).unwrap()
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! A file system does not count a block as written while its bytes are in the page cache only. So
 //! what a writable layer changes stays in memory until the file has been synced.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +11,7 @@ use super::geometry::{Geometry, MAP_OFFSET};
 use super::seal;
 use crate::formats::FormatError;
 use crate::image::ImageFile;
+use crate::numbered::Numbered;
 
 /// What a block's bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,7 @@ impl Window {
     }
 }
 
-type Shard = HashMap<u64, Window>;
+type Shard = Numbered<Window>;
 
 /// The states of all blocks.
 pub(super) struct Blocks {

@@ -10,8 +10,8 @@ use super::{Dirty, damaged, index};
 use crate::formats::FormatError;
 use crate::image::ImageFile;
 
-/// Bytes of L2 tables that are kept in memory.
-const CACHE: u64 = 32 << 20;
+/// L2 tables that a writable image has room for at least.
+const TABLES_MIN: usize = 8;
 /// Dirty refcount blocks after which they are written.
 const DIRTY_BLOCKS_MAX: usize = 32;
 
@@ -54,6 +54,8 @@ pub(super) struct Map {
     l1: Vec<u64>,
     l1_dirty: BTreeSet<usize>,
     l2: HashMap<usize, L2>,
+    /// L2 tables that are kept in memory.
+    l2_max: usize,
     /// Tables that are dirty.
     dirty_tables: usize,
     dirty: bool,
@@ -64,7 +66,11 @@ pub(super) struct Map {
 
 impl Map {
     /// Reads the L1 table.
-    pub(super) fn open(image: Arc<ImageFile>, header: Header) -> Result<Map, FormatError> {
+    pub(super) fn open(
+        image: Arc<ImageFile>,
+        header: Header,
+        memory: usize,
+    ) -> Result<Map, FormatError> {
         let refcounts = Refcounts::open(&image, &header)?;
         let at = header.l1_offset;
         let len = header.l1_size as u64 * 8;
@@ -74,6 +80,8 @@ impl Map {
         let mut bytes = vec![0; index(len)];
         image.read_at(&mut bytes, at).map_err(FormatError::host("read", at))?;
         let l1 = (0..header.l1_size).map(|entry| be64(&bytes, entry * 8)).collect();
+        let least = if image.is_writable() { TABLES_MIN } else { 1 };
+        let l2_max = (memory / index(header.cluster())).max(least);
         Ok(Map {
             image,
             header,
@@ -81,6 +89,7 @@ impl Map {
             l1,
             l1_dirty: BTreeSet::new(),
             l2: HashMap::new(),
+            l2_max,
             dirty_tables: 0,
             dirty: false,
             replaced: Vec::new(),
@@ -90,10 +99,6 @@ impl Map {
     /// Entries of an L2 table.
     pub(super) fn l2_entries(&self) -> u64 {
         self.header.cluster() / 8
-    }
-
-    fn l2_max(&self) -> usize {
-        index(CACHE / self.header.cluster()).max(8)
     }
 
     /// L1 entries.
@@ -118,7 +123,7 @@ impl Map {
             if offset == 0 {
                 return Ok(None);
             }
-            if self.l2.len() >= self.l2_max()
+            if self.l2.len() >= self.l2_max
                 && let Some(&clean) =
                     self.l2.iter().find(|(_, table)| table.dirty.is_none()).map(|(n, _)| n)
             {
@@ -238,11 +243,11 @@ impl Map {
 
     /// Writes what is dirty if that is much.
     pub(super) fn make_room(&mut self) -> Result<(), FormatError> {
-        if self.dirty_tables > self.l2_max() / 2 || self.refcounts.dirty_blocks > DIRTY_BLOCKS_MAX {
+        if self.dirty_tables > self.l2_max / 2 || self.refcounts.dirty_blocks > DIRTY_BLOCKS_MAX {
             self.flush()?;
         }
         // One request may have needed more than there is room for.
-        if self.l2.len() > self.l2_max() {
+        if self.l2.len() > self.l2_max {
             self.l2.retain(|_, table| table.dirty.is_some());
         }
         Ok(())

@@ -67,7 +67,8 @@ fn image(path: &Path, writable: bool) -> Arc<ImageFile> {
 }
 
 fn layer(path: &Path, writable: bool) -> Qcow2Layer {
-    Qcow2Layer::open(LayerFile { image: image(path, writable), id: FileId(0) }).unwrap()
+    Qcow2Layer::open(LayerFile { image: image(path, writable), id: FileId(0), memory: 32 << 20 })
+        .unwrap()
 }
 
 fn make(path: &Path, size: u64, parent: Option<ParentLink>) {
@@ -78,7 +79,7 @@ fn make(path: &Path, size: u64, parent: Option<ParentLink>) {
 
 /// A link to the layer at `path` as it is now.
 fn link(path: &Path, format: Format) -> ParentLink {
-    let file = LayerFile { image: image(path, false), id: FileId(0) };
+    let file = LayerFile { image: image(path, false), id: FileId(0), memory: 32 << 20 };
     let identity = formats::open(format, file).unwrap().identity().unwrap();
     ParentLink {
         relative: Some(path.file_name().unwrap().into()),

@@ -68,7 +68,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl VhdxLayer {
     /// Reads all but the map, which is read as it is needed.
     pub(super) fn open(file: LayerFile) -> Result<VhdxLayer, FormatError> {
-        let LayerFile { image, id } = file;
+        let LayerFile { image, id, memory } = file;
         let mut headers = Headers::read(&image)?;
         let overlay = replay::replay(&image, &mut headers)?;
         let len = overlay.len;
@@ -98,7 +98,7 @@ impl VhdxLayer {
             parent: parent.transpose()?,
         };
         let leave_allocated = metadata.leave_allocated;
-        let (pages, space) = (Pages::new(overlay), Space::new(len.max(regions.end)));
+        let (pages, space) = (Pages::new(overlay, memory), Space::new(len.max(regions.end)));
         let map = Map { image: Arc::clone(&image), geometry, regions, pages, space };
         let shared = Mutex::new(Shared { map, pending: HashMap::new() });
         let writer =

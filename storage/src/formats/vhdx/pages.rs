@@ -10,9 +10,9 @@ use crate::image::ImageFile;
 /// One page.
 pub(super) type Bytes = Box<[u8; PAGE_BYTES]>;
 
-/// Pages that a cache holds at most, those apart that wait to be written.
-const ROOM: usize = 4096;
-/// Changed pages from which on a flush is due.
+/// Pages that a cache has room for at least.
+const ROOM_MIN: usize = 16;
+/// Changed pages from which on a flush is due, however much room there is.
 const DIRTY_MAX: usize = 2048;
 
 /// What a log says that the file does not yet, for files that may not be changed.
@@ -74,13 +74,17 @@ struct Page {
 #[derive(Debug, Default)]
 pub(super) struct Pages {
     pages: HashMap<u64, Page>,
+    /// Pages that it holds at most, those apart that wait to be written.
+    room: usize,
     overlay: Overlay,
     dirty: usize,
 }
 
 impl Pages {
-    pub(super) fn new(overlay: Overlay) -> Pages {
-        Pages { overlay, ..Pages::default() }
+    /// A cache of at most about `memory` bytes.
+    pub(super) fn new(overlay: Overlay, memory: usize) -> Pages {
+        let room = (memory / PAGE_BYTES).max(ROOM_MIN);
+        Pages { overlay, room, ..Pages::default() }
     }
 
     pub(super) fn overlay(&self) -> &Overlay {
@@ -89,7 +93,7 @@ impl Pages {
 
     fn page(&mut self, image: &ImageFile, at: u64) -> Result<&mut Page, FormatError> {
         if !self.pages.contains_key(&at) {
-            if self.pages.len() >= ROOM {
+            if self.pages.len() >= self.room {
                 // Which of them are of use, nobody knows: half of them goes.
                 let mut keep = false;
                 self.pages.retain(|_, page| {
@@ -128,7 +132,7 @@ impl Pages {
 
     /// Whether so many pages wait that they should be written.
     pub(super) fn is_full(&self) -> bool {
-        self.dirty >= DIRTY_MAX
+        self.dirty >= DIRTY_MAX.min(self.room / 2)
     }
 
     /// Copies of the changed pages, by offset. They stay until [`Pages::written`].

@@ -44,7 +44,7 @@ fn read_only(path: &Path) -> Arc<ImageFile> {
 }
 
 fn layer_of(image: &Arc<ImageFile>) -> VhdxLayer {
-    open(LayerFile { image: Arc::clone(image), id: FileId(0) }).unwrap()
+    open(LayerFile { image: Arc::clone(image), id: FileId(0), memory: 32 << 20 }).unwrap()
 }
 
 fn dynamic(size: u64) -> NewLayer {

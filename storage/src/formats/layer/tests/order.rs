@@ -12,7 +12,7 @@ fn recorded(place: &Place, memory: usize) -> (RuntimeLayer, Recorder) {
     let installed = recorder.install();
     let image = Arc::new(ImageFile::new(file, &place.layer, true));
     drop(installed);
-    let layer = RuntimeLayer::open_with(LayerFile { image, id: FileId(0) }, memory).unwrap();
+    let layer = RuntimeLayer::open(LayerFile { image, id: FileId(0), memory }).unwrap();
     (layer, recorder)
 }
 
@@ -40,7 +40,7 @@ fn erase(layer: &RuntimeLayer, start: u64, len: u64) -> (Ticket, Vec<WriteStep>)
 fn what_is_erased_is_known_to_be_zero_before_it_is_taken_away() {
     let place = Place::on_disk(SIZE, Some(SIZE));
     write(&mut place.queue(), 0, &pattern(1, 2 * 4096));
-    let (layer, recorder) = recorded(&place, MEMORY);
+    let (layer, recorder) = recorded(&place, 32 << 20);
     assert_eq!(since(&recorder, 0), []);
     let (ticket, steps) = erase(&layer, BLOCK, 2 * BLOCK);
     assert_eq!(since(&recorder, 0), [("write", geometry::MAP_OFFSET), ("sync", 0)]);
@@ -61,7 +61,7 @@ fn what_is_erased_is_known_to_be_zero_before_it_is_taken_away() {
 fn a_base_needs_no_zero_map() {
     let place = Place::on_disk(SIZE, None);
     write(&mut place.queue(), 0, &pattern(1, 4096));
-    let (layer, recorder) = recorded(&place, MEMORY);
+    let (layer, recorder) = recorded(&place, 32 << 20);
     let (ticket, steps) = erase(&layer, 0, SIZE);
     layer.finish(ticket, Outcome::Done).unwrap();
     assert_eq!((since(&recorder, 0), steps.len()), (vec![], 1));
@@ -87,7 +87,7 @@ fn an_erasure_that_fails_leaves_no_bytes_of_the_parent() {
 #[test]
 fn a_header_is_durable_when_it_counts() {
     let place = Place::on_disk(SIZE, Some(SIZE));
-    let (layer, recorder) = recorded(&place, MEMORY);
+    let (layer, recorder) = recorded(&place, 32 << 20);
     let [even, odd] = header::SLOTS;
     layer.announce_change().unwrap();
     assert_eq!(since(&recorder, 0), [("write", odd), ("sync", 0)]);

@@ -174,7 +174,7 @@ fn what_cannot_be_done_is_named() {
     let path = folder.path().join("a.qcow2");
     let refused = |arguments: &[&str], writable: bool| {
         qemu_img(&[&["create", "-q", "-f", "qcow2"], arguments, &[text(&path), "1M"]].concat());
-        let file = LayerFile { image: image(&path, writable), id: FileId(0) };
+        let file = LayerFile { image: image(&path, writable), id: FileId(0), memory: 32 << 20 };
         Qcow2Layer::open(file).err().expect("refused").to_string()
     };
     let data = format!("data_file={}", text(&folder.path().join("data")));
@@ -185,7 +185,7 @@ fn what_cannot_be_done_is_named() {
     let file = File::options().write(true).open(&path).unwrap();
     let with = |bits: u64, writable| {
         file.write_all_at(&bits.to_be_bytes(), 72).unwrap();
-        let file = LayerFile { image: image(&path, writable), id: FileId(0) };
+        let file = LayerFile { image: image(&path, writable), id: FileId(0), memory: 32 << 20 };
         Qcow2Layer::open(file).err().map(|error| error.to_string())
     };
     assert!(with(1 << 40, false).unwrap().contains("feature bit 40"));

@@ -55,7 +55,10 @@ fn harm_file(path: &Path, harms: &[Harm]) {
 
 /// Uses the file in every way.
 fn use_it(image: &Arc<ImageFile>) {
-    let Ok(layer) = open(LayerFile { image: Arc::clone(image), id: FileId(0) }) else { return };
+    let Ok(layer) = open(LayerFile { image: Arc::clone(image), id: FileId(0), memory: 32 << 20 })
+    else {
+        return;
+    };
     let size = layer.info().size;
     for start in [0, size.saturating_sub(MIB), size / 2 / 4096 * 4096] {
         let range = range(start, MIB.min(size - start));
@@ -117,7 +120,7 @@ fn what_must_be_understood_is() {
         let value = value.to_vec();
         let before = fs::read(&path).unwrap();
         harm_file(&path, &[Harm { structure, at, value, sealed: true }]);
-        let error = open(LayerFile { image: image(&path), id: FileId(0) }).err();
+        let error = open(LayerFile { image: image(&path), id: FileId(0), memory: 32 << 20 }).err();
         fs::write(&path, before).unwrap();
         error.unwrap()
     };
@@ -153,7 +156,7 @@ fn a_torn_header_leaves_the_other() {
     }
     let torn = |structure| Harm { structure, at: 20, value: vec![1; 8], sealed: false };
     harm_file(&path, &[torn(1), torn(2)]);
-    open(LayerFile { image: image(&path), id: FileId(0) }).err().unwrap();
+    open(LayerFile { image: image(&path), id: FileId(0), memory: 32 << 20 }).err().unwrap();
 }
 
 #[test]

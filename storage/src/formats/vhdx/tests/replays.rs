@@ -148,7 +148,7 @@ fn ranges_of_zeroes() {
 }
 
 fn refused(path: &Path) -> FormatError {
-    let open_as = |image| open(LayerFile { image, id: FileId(0) }).err().unwrap();
+    let open_as = |image| open(LayerFile { image, id: FileId(0), memory: 32 << 20 }).err().unwrap();
     let before = fs::read(path).unwrap();
     open_as(read_only(path));
     let error = open_as(image(path));
