@@ -73,6 +73,9 @@ pub struct DiskSpec {
     /// Open the disk although a parent is not what its child records.
     #[serde(default)]
     pub allow_mismatch: bool,
+    /// Bytes of memory for what is kept of the layers' maps; by default, 64 MiB.
+    #[serde(default)]
+    pub map_memory: Option<u64>,
     /// The guest may not write.
     pub read_only: bool,
     /// Bypass the host's page cache (`O_DIRECT`).
@@ -92,6 +95,7 @@ impl DiskSpec {
             source,
             format: None,
             allow_mismatch: false,
+            map_memory: None,
             read_only: false,
             direct: false,
             serial: None,

@@ -17,6 +17,7 @@ use super::BenchError;
 use super::blk::results;
 use super::child::Invocation;
 use super::contender::{self, BUILTIN, Contenders, Machine, Programs, Qemu, listed};
+use super::footprint::Footprint;
 use super::report::{Check, Figure, Report, Target, Unit};
 use super::samples::{Samples, in_turns};
 use super::scratch::Scratch;
@@ -92,6 +93,14 @@ impl<'a> Candidate<'a> {
             command: String::new(),
         }
     }
+}
+
+/// MiB of memory of its own that this process has.
+fn own_memory() -> Result<f64, BenchError> {
+    let footprint = Footprint::of_tree(std::process::id())?;
+    let own = |name: &str| name == "[heap]" || name == "[anonymous]";
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    Ok(footprint.of_mappings(own).1 as f64 / 1024.0)
 }
 
 /// Lets the candidates take turns, and reports each one's rates.
@@ -261,9 +270,25 @@ impl Bench<'_> {
         let stacks = Stacks::new(HUGE)?;
         let path = stacks.empty(self.contenders.program(), "huge.layer")?;
         let step = (HUGE / extents) & !4095;
-        stack::write(&path, (0..extents).map(|number| number * step), 4096, 0x5A)?;
+        let places = || (0..extents).map(|number| number * step);
+        stack::write(&path, places(), 4096, 0x5A)?;
         let what = format!("opening a layer of 1 TiB with {extents} extents");
-        self.open(report, &what, &path, 100.0)
+        self.open(report, &what, &path, 100.0)?;
+        // On top, so that both the layer that changes and the one that does not are asked.
+        let child = stacks.child(self.contenders.program(), &path, "child.layer")?;
+        let before = own_memory()?;
+        let mut after = before;
+        stack::read(&child, places(), || {
+            after = own_memory()?;
+            Ok(())
+        })?;
+        report.checks.push(Check::new(
+            format!("memory for the maps of both layers, {extents} extents read"),
+            Unit::Mebibytes,
+            [after - before].into_iter().collect(),
+            Target::AtMost(64.0),
+        ));
+        Ok(())
     }
 
     fn open(

@@ -80,6 +80,7 @@ leaves it as it is; what the guest writes goes to the folder for temporary files
 gone with the guest, as is scratch=SIZE, a disk of zeroes. Options:
   format=NAME         raw, layer, qcow2 or vhdx [default: what the name's extension tells]
   allow-mismatch      open the disk although a parent has changed since its child was made
+  map-memory=SIZE     most memory for what is kept of the layers' maps [default: 64M]
   ro                  the guest may not write
   direct=on           bypass the host's page cache (O_DIRECT)
   queues=N            request queues [default: one for each CPU, at most 8]

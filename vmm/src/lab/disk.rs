@@ -7,7 +7,7 @@ use super::files;
 use super::guest::Reader;
 use super::mistake::Collector;
 use crate::spec::{self, DiskOptionError, DiskSource, DiskSpec};
-use crate::units::parse_disk_size;
+use crate::units::{parse_disk_size, parse_size};
 
 const KEYS: &[&str] = &[
     "path",
@@ -15,6 +15,7 @@ const KEYS: &[&str] = &[
     "scratch",
     "format",
     "allow-mismatch",
+    "map-memory",
     "ro",
     "direct",
     "serial",
@@ -36,6 +37,8 @@ pub(super) fn read(field: &Field<'_>, reader: &mut Reader<'_, '_>) -> Option<Dis
     });
     let mistakes = &mut *reader.mistakes;
     let allow_mismatch = fields.get("allow-mismatch").and_then(|field| field.boolean(mistakes));
+    let map_memory =
+        fields.get("map-memory").and_then(|field| field.text_with_unit(mistakes, parse_size));
     let read_only = fields.get("ro").and_then(|field| field.boolean(mistakes));
     let direct = fields.get("direct").and_then(|field| field.boolean(mistakes));
     let queues = fields
@@ -49,6 +52,7 @@ pub(super) fn read(field: &Field<'_>, reader: &mut Reader<'_, '_>) -> Option<Dis
     Some(DiskSpec {
         format,
         allow_mismatch: allow_mismatch.unwrap_or_default(),
+        map_memory,
         read_only: read_only.unwrap_or_default(),
         direct: direct.unwrap_or_default(),
         serial,
@@ -86,7 +90,7 @@ fn read_source(
         return None;
     };
     if *key == "scratch" {
-        for key in ["format", "allow-mismatch"] {
+        for key in ["format", "allow-mismatch", "map-memory"] {
             if let Some(field) = fields.get(key) {
                 let message = format!("a scratch disk takes no {key}");
                 field.wrong(reader.mistakes, message, "remove it, or name a file with path");

@@ -49,7 +49,7 @@ disks = [
   { path = "disk-{index}.img", direct = true, serial = "disk{index}", queues = 2 },
   { scratch = "64M", engine = "positional" },
   { parent = "a.img" },
-  { path = "odd.img", format = "qcow2", allow-mismatch = true, ro = true },
+  { path = "odd.img", format = "qcow2", allow-mismatch = true, map-memory = "8M", ro = true },
 ]
 timeout = "30s"
 [vm.other]
@@ -76,6 +76,7 @@ outcome = "poweroff"
     assert_eq!((node.disks[2].format, node.disks[2].allow_mismatch), (None, false));
     assert_eq!(node.disks[3].format, Some(storage::Format::Qcow2));
     assert!(node.disks[3].allow_mismatch);
+    assert_eq!(node.disks[3].map_memory, Some(8 << 20));
     assert_eq!(node.timeout, Some(Duration::from_secs(30)));
     let other = &lab.guests[2];
     assert_eq!((other.spec.kernel.clone(), other.spec.cpus), (KernelSource::Builtin, 4));

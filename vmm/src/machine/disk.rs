@@ -22,7 +22,7 @@ pub(super) fn open(number: usize, spec: &DiskSpec, cpus: u8) -> Result<Block, Ma
         },
         format: spec.format,
         allow_mismatch: spec.allow_mismatch,
-        ..DiskOptions::default()
+        map_memory: spec.map_memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
     };
     let disk = match &spec.source {
         DiskSource::Path(path) => Disk::open(path, &options).map_err(Into::into),

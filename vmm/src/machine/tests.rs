@@ -208,6 +208,7 @@ fn nothing_of_a_guest_is_left_open() {
         source: DiskSource::Path(image.path().into()),
         format: None,
         allow_mismatch: false,
+        map_memory: None,
         read_only: false,
         direct: false,
         serial: None,

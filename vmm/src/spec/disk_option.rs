@@ -6,7 +6,7 @@ use std::str::FromStr;
 use storage::Format;
 
 use super::{DISK_SERIAL_MAX, DiskSource, DiskSpec, EngineChoice, QUEUES_MAX};
-use crate::units::{UnitError, parse_disk_size};
+use crate::units::{UnitError, parse_disk_size, parse_size};
 
 #[cfg(test)]
 mod tests;
@@ -19,7 +19,7 @@ pub enum DiskOptionError {
     NoPath,
     /// Not one of the options.
     #[error(
-        "unknown disk option {0:?} (known: ro, format, allow-mismatch, direct, queues, serial, \
+        "unknown disk option {0:?} (known: ro, format, allow-mismatch, map-memory, direct, queues, serial, \
          engine; write a comma inside a path twice)"
     )]
     Unknown(String),
@@ -66,6 +66,7 @@ impl FromStr for DiskSpec {
                 "ro" => disk.read_only = switch("ro", value)?,
                 "format" => disk.format = Some(format(value.unwrap_or_default())?),
                 "allow-mismatch" => disk.allow_mismatch = switch("allow-mismatch", value)?,
+                "map-memory" => disk.map_memory = Some(map_memory(value.unwrap_or_default())?),
                 "direct" => disk.direct = switch("direct", value)?,
                 "queues" => disk.queues = Some(queues(value.unwrap_or_default())?),
                 "serial" => disk.serial = Some(serial(value.unwrap_or_default())?),
@@ -79,6 +80,9 @@ impl FromStr for DiskSpec {
             }
             if disk.allow_mismatch {
                 return Err(DiskOptionError::NotScratch("allow-mismatch"));
+            }
+            if disk.map_memory.is_some() {
+                return Err(DiskOptionError::NotScratch("map-memory"));
             }
         }
         Ok(disk)
@@ -131,6 +135,15 @@ pub(crate) fn serial(value: &str) -> Result<String, DiskOptionError> {
         option: "serial",
         value: value.into(),
         expected: format!("expected 1 to {DISK_SERIAL_MAX} printable ASCII characters"),
+    })
+}
+
+/// Reads how much memory maps may take.
+fn map_memory(value: &str) -> Result<u64, DiskOptionError> {
+    parse_size(value).map_err(|_| DiskOptionError::Value {
+        option: "map-memory",
+        value: value.into(),
+        expected: "expected a size with a unit, as in 64M".into(),
     })
 }
 

@@ -143,27 +143,48 @@ pub(super) fn write(
     len: u64,
     byte: u8,
 ) -> Result<(), BenchError> {
+    let mut memory = Arc::new(AlignedBuffer::new(usize::try_from(len).unwrap_or_default()));
+    if let Some(memory) = Arc::get_mut(&mut memory) {
+        memory.bytes().fill(byte);
+    }
+    visit(path, Operation::Write, places, (&memory, len), || Ok(()))
+}
+
+/// Reads 4 KiB at each of these places of the disk at `path`; `done` is called while it is still
+/// open.
+pub(super) fn read(
+    path: &Path,
+    places: impl Iterator<Item = u64>,
+    done: impl FnOnce() -> Result<(), BenchError>,
+) -> Result<(), BenchError> {
+    visit(path, Operation::Read, places, (&Arc::new(AlignedBuffer::new(4096)), 4096), done)
+}
+
+fn visit(
+    path: &Path,
+    operation: Operation,
+    places: impl Iterator<Item = u64>,
+    (memory, len): (&Arc<AlignedBuffer>, u64),
+    done: impl FnOnce() -> Result<(), BenchError>,
+) -> Result<(), BenchError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| BenchError::File {
-        what: "write to",
+        what: "use",
         path: path.to_owned(),
         source: std::io::Error::other(source),
     };
     let options = DiskOptions { engine: EngineChoice::Positional, ..DiskOptions::default() };
     let disk = Disk::open(path, &options).map_err(|error| failed(Box::new(error)))?;
     let mut queue = disk.queue(1).map_err(|error| failed(Box::new(error)))?;
-    let mut memory = Arc::new(AlignedBuffer::new(usize::try_from(len).unwrap_or_default()));
-    if let Some(memory) = Arc::get_mut(&mut memory) {
-        memory.bytes().fill(byte);
-    }
     let mut ask = |operation, range, buffers| {
         let answer = queue.submit(0, DiskRequest { operation, range, buffers });
         answer.unwrap_or(Ok(())).map_err(|error| failed(Box::new(error)))
     };
     for at in places {
         let range = DiskRange::new(at, len).unwrap_or_default();
-        ask(Operation::Write, range, Buffers::whole(&memory))?;
+        ask(operation, range, Buffers::whole(memory))?;
     }
-    ask(Operation::Flush, DiskRange::EMPTY, Buffers::none())
+    ask(Operation::Flush, DiskRange::EMPTY, Buffers::none())?;
+    done()
 }
 
 /// Runs a tool to its end.

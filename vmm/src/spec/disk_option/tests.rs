@@ -19,11 +19,13 @@ fn every_option() {
         queues: Some(4),
         format: Some(Format::Qcow2),
         allow_mismatch: true,
+        map_memory: Some(8 << 20),
         engine: EngineChoice::Positional,
         ..path("/tmp/a b")
     };
     assert_eq!(
-        "/tmp/a b,ro,direct=on,serial=root,queues=4,format=qcow2,allow-mismatch,engine=positional"
+        "/tmp/a b,ro,direct=on,serial=root,queues=4,format=qcow2,allow-mismatch,map-memory=8M,\
+         engine=positional"
             .parse(),
         Ok(disk)
     );
@@ -67,8 +69,8 @@ fn mistakes_name_the_option() {
     let said = |text: &str| text.parse::<DiskSpec>().unwrap_err().to_string();
     assert_eq!(
         said("d,rw"),
-        "unknown disk option \"rw\" (known: ro, format, allow-mismatch, direct, queues, serial, \
-         engine; write a comma inside a path twice)"
+        "unknown disk option \"rw\" (known: ro, format, allow-mismatch, map-memory, direct, \
+         queues, serial, engine; write a comma inside a path twice)"
     );
     assert_eq!(said("d,direct=yes"), "disk option direct=\"yes\": expected on or off");
     assert_eq!(said("d,queues=0"), "disk option queues=\"0\": expected a number from 1 to 64");
@@ -76,6 +78,11 @@ fn mistakes_name_the_option() {
         said("d,engine=aio"),
         "disk option engine=\"aio\": expected auto, io_uring or positional"
     );
+    assert_eq!(
+        said("d,map-memory=8"),
+        "disk option map-memory=\"8\": expected a size with a unit, as in 64M"
+    );
+    assert_eq!(said("scratch=1M,map-memory=8M"), "a scratch disk takes no map-memory");
     assert!(said("d,serial=").starts_with("disk option serial"));
     assert!(said("d,serial=123456789012345678901").contains("1 to 20 printable"));
     assert_eq!("".parse::<DiskSpec>(), Err(DiskOptionError::NoPath));
