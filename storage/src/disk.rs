@@ -44,16 +44,19 @@ pub struct DiskOptions {
 impl DiskOptions {
     /// How the memory for maps is shared out.
     pub(crate) fn map_memory(&self) -> MapMemory {
-        MapMemory(self.map_memory.unwrap_or(MAP_MEMORY))
+        self.map_memory.map_or_else(MapMemory::default, MapMemory)
     }
 }
-
-/// Bytes of memory for maps, unless something else is said.
-const MAP_MEMORY: usize = 64 << 20;
 
 /// Memory for the maps of a chain.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MapMemory(usize);
+
+impl Default for MapMemory {
+    fn default() -> MapMemory {
+        MapMemory(64 << 20)
+    }
+}
 
 impl MapMemory {
     /// The share of one layer: half of all for one that changes. The others have little, because

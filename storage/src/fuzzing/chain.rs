@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{CHECK, CHECKED_MAX, MEND, WRITE, ask, input};
 use crate::chain::open;
-use crate::disk::{Disk, DiskOptions, EngineChoice};
+use crate::disk::{Disk, DiskOptions, EngineChoice, MapMemory};
 use crate::engine::sys;
 use crate::format::Format;
 use crate::formats::{self, NewLayer};
@@ -104,7 +104,8 @@ fn seed(chain: &[Format], last: Option<(usize, Format)>, flags: u8) -> Option<Ve
             ask(&disk, Operation::Write, 65_536 * number as u64 + 512, 512);
             ask(&disk, Operation::WriteZeroes { unmap: true }, (1 << 20) - 4096, 8192);
         }
-        let identity = open::open_layer(format, &image, 0).ok()?.identity().ok()?;
+        let identity =
+            open::open_layer(format, &image, 0, MapMemory::default()).ok()?.identity().ok()?;
         parent = Some(link(number, format, identity));
     }
     Some([vec![flags, formats], input::of(&folder.files)?].concat())
@@ -188,11 +189,14 @@ fn relink(folder: &Folder, top: Format) -> Option<()> {
             return None;
         }
         let image = ImageFile::new(open::open_file(&path, Use::Write).ok()?, &path, true);
-        let layer = open::open_layer(format, &Arc::new(image), 0).ok()?;
+        let layer = open::open_layer(format, &Arc::new(image), 0, MapMemory::default()).ok()?;
         let link = layer.info().parent.clone()?;
         let (file, parent) = open::find_parent(&link, &path).ok()?;
         let image = ImageFile::new(file, &parent, false);
-        let identity = open::open_layer(link.format, &Arc::new(image), 0).ok()?.identity().ok();
+        let identity = open::open_layer(link.format, &Arc::new(image), 0, MapMemory::default())
+            .ok()?
+            .identity()
+            .ok();
         format = link.format;
         layer.set_parent(&ParentLink { identity, overridden: None, ..link }).ok()?;
         layer.close().ok()?;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::chain::{Chain, open};
-use crate::disk::{Disk, DiskOptions};
+use crate::disk::{Disk, MapMemory};
 use crate::error::DiskError;
 use crate::format::Format;
 use crate::image::ImageFile;
@@ -38,7 +38,7 @@ impl OneLayer {
 
     fn of(image: Arc<ImageFile>, format: Option<Format>) -> Result<OneLayer, DiskError> {
         let format = format.unwrap_or_else(|| Format::of_name(image.path()));
-        let layer = open::open_layer(format, &image, 0, DiskOptions::default().map_memory())?;
+        let layer = open::open_layer(format, &image, 0, MapMemory::default())?;
         Ok(OneLayer { image, layer })
     }
 
