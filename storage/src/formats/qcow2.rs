@@ -27,6 +27,7 @@ mod header;
 mod map;
 mod record;
 mod refcounts;
+mod snapshots;
 #[cfg(test)]
 mod tests;
 mod writes;

@@ -1,8 +1,12 @@
 //! Whether refcounts agree with what is referred to.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::header::Header;
 use super::index;
-use super::map::{COPIED, Map, Mapping};
+use super::map::{COPIED, Map, Mapping, OFFSET, read_entries};
+use super::snapshots::Snapshots;
 use crate::formats::FormatError;
 use crate::layer::Finding;
 
@@ -10,6 +14,10 @@ use crate::layer::Finding;
 const PASS: u64 = 8 << 20;
 /// Clusters of the largest file that is looked through: 2 TiB and more, by their size.
 const CLUSTERS_MAX: u64 = 1 << 32;
+/// L2 tables that are looked through at most: of that many clusters, images have petabytes.
+const TABLES_MAX: usize = 8 << 20;
+/// Entries of a snapshot's L1 table that are read at a time.
+const L1_PIECE: usize = 1 << 16;
 /// Findings that are told one by one.
 const TOLD: usize = 100;
 
@@ -33,20 +41,25 @@ impl Check {
         }
     }
 
-    fn count(&mut self, cluster: u64, clusters: u64) {
+    fn count(&mut self, cluster: u64, clusters: u64, times: u16) {
         for cluster in cluster.max(self.first)..cluster.saturating_add(clusters) {
             let Some(count) = self.counts.get_mut(index(cluster - self.first)) else { break };
-            *count = count.saturating_add(1);
+            *count = count.saturating_add(times);
         }
     }
 }
 
+/// How an L2 table is referred to.
+#[derive(Clone, Copy, Default)]
+struct Table {
+    /// By so many L1 tables.
+    times: u16,
+    /// One of them is the disk's own.
+    active: bool,
+}
+
 /// Compares, and with `repair` lowers counts that are too high.
 pub(super) fn check(map: &mut Map, repair: bool) -> Result<Vec<Finding>, FormatError> {
-    if map.header.snapshots != 0 {
-        let what = "checking an image with internal snapshots".to_owned();
-        return Err(FormatError::Unsupported { what });
-    }
     if map.image.is_writable() {
         map.flush()?;
     }
@@ -55,10 +68,15 @@ pub(super) fn check(map: &mut Map, repair: bool) -> Result<Vec<Finding>, FormatE
         let what = format!("checking a file of {total} clusters");
         return Err(FormatError::Unsupported { what });
     }
+    let snapshots = Snapshots::read(&map.image, &map.header, map.refcounts.file_len)?;
     let mut check = Check { findings: Vec::new(), more: 0, first: 0, counts: Vec::new() };
+    let tables = tables(map, &snapshots, &mut check)?;
     while check.first < total {
         check.counts = vec![0; index((total - check.first).min(PASS))];
-        count_all(map, &mut check)?;
+        count_own(map, &snapshots, &mut check);
+        for (&offset, &table) in &tables {
+            count_table(map, &mut check, offset, table)?;
+        }
         compare(map, &mut check, repair)?;
         check.first += PASS;
     }
@@ -73,77 +91,143 @@ pub(super) fn check(map: &mut Map, repair: bool) -> Result<Vec<Finding>, FormatE
     Ok(check.findings)
 }
 
-/// Counts every reference into the pass.
-fn count_all(map: &mut Map, check: &mut Check) -> Result<(), FormatError> {
-    let Header { cluster_bits, l1_offset, l1_size, .. } = map.header;
-    let cluster = map.header.cluster();
-    let total = map.refcounts.clusters();
-    check.count(0, 1);
-    check.count(l1_offset >> cluster_bits, (l1_size as u64 * 8).div_ceil(cluster));
-    let (blocks, (table, table_clusters)) = map.refcounts.own();
-    blocks.for_each(|offset| check.count(offset >> cluster_bits, 1));
-    check.count(table >> cluster_bits, u64::from(table_clusters));
-    let first_pass = check.first == 0;
-    let mut tables = 0;
-    for number in 0..map.l1().len() {
-        let offset = match map.l2_offset(number) {
-            Ok(0) => continue,
-            Ok(offset) if offset >> cluster_bits < total => offset,
-            _ => {
-                if first_pass {
-                    check.tell(false, false, || format!("L1 entry {number} makes no sense"));
-                }
-                continue;
-            }
-        };
-        tables += 1;
-        if tables > total {
-            // The file has not that many clusters: some table is referred to twice, and more often
-            // than it is worth reading.
-            check.tell(false, false, || "more L2 tables than clusters".to_owned());
-            break;
+/// Every L2 table: of the disk, and of its internal snapshots.
+fn tables(
+    map: &mut Map,
+    snapshots: &Snapshots,
+    check: &mut Check,
+) -> Result<BTreeMap<u64, Table>, FormatError> {
+    let image = Arc::clone(&map.image);
+    let mut tables = BTreeMap::new();
+    let active = map.l1().to_vec();
+    add_tables(map, &active, true, &mut tables, check)?;
+    for &(offset, entries) in &snapshots.l1 {
+        for start in (0..entries).step_by(L1_PIECE) {
+            let count = (entries - start).min(L1_PIECE as u64);
+            let entries = read_entries(&image, offset + start * 8, count)?;
+            add_tables(map, &entries, false, &mut tables, check)?;
         }
-        check.count(offset >> cluster_bits, 1);
-        for (at, entry) in map.read_table(offset)?.into_iter().enumerate() {
-            if entry == 0 {
-                continue;
-            }
-            let place = offset + at as u64 * 8;
-            let mapping = match map.decode(entry) {
-                Ok(mapping) => mapping,
-                Err(error) => {
-                    if first_pass {
-                        check.tell(false, false, || format!("L2 entry at {place:#x}: {error}"));
-                    }
-                    continue;
-                }
-            };
-            let (host, clusters) = match mapping {
-                Mapping::Unallocated | Mapping::Zero { host: None } => continue,
-                Mapping::Zero { host: Some(host) } | Mapping::Data { host } => (host, 1),
-                Mapping::Compressed { at, len } => {
-                    (at, ((at + len - 1) >> cluster_bits) + 1 - (at >> cluster_bits))
-                }
-            };
-            if host >> cluster_bits >= total && first_pass {
-                check.tell(false, false, || {
-                    format!("L2 entry at {place:#x} is beyond the end of the file")
-                });
-            }
-            let alone = !matches!(mapping, Mapping::Compressed { .. });
-            if alone && first_pass && entry & COPIED == 0 {
-                check.tell(true, false, || {
-                    format!("L2 entry at {place:#x} lacks the mark that nobody shares its cluster")
-                });
-            }
-            check.count(host >> cluster_bits, clusters);
+    }
+    Ok(tables)
+}
+
+fn add_tables(
+    map: &mut Map,
+    entries: &[u64],
+    active: bool,
+    tables: &mut BTreeMap<u64, Table>,
+    check: &mut Check,
+) -> Result<(), FormatError> {
+    let (bits, total) = (map.header.cluster_bits, map.refcounts.clusters());
+    for (number, &entry) in entries.iter().enumerate() {
+        let offset = entry & OFFSET;
+        if offset == 0 {
+            continue;
+        }
+        if !offset.is_multiple_of(map.header.cluster()) || offset >> bits >= total {
+            let of = if active { "" } else { " of a snapshot" };
+            check.tell(false, false, || format!("L1 entry {number}{of} makes no sense"));
+            continue;
+        }
+        if active {
+            check_mark(map, check, entry, offset, || format!("L1 entry {number}"))?;
+        }
+        let table: &mut Table = tables.entry(offset).or_default();
+        table.times = table.times.saturating_add(1);
+        table.active |= active;
+        if tables.len() > TABLES_MAX {
+            let what = format!("checking an image of more than {TABLES_MAX} L2 tables");
+            return Err(FormatError::Unsupported { what });
         }
     }
     Ok(())
 }
 
+/// Counts references to what is no L2 table and not in one.
+fn count_own(map: &Map, snapshots: &Snapshots, check: &mut Check) {
+    let Header { cluster_bits, l1_offset, l1_size, snapshots_offset, .. } = map.header;
+    let cluster = map.header.cluster();
+    check.count(0, 1, 1);
+    let (blocks, (table, table_clusters)) = map.refcounts.own();
+    blocks.for_each(|offset| check.count(offset >> cluster_bits, 1, 1));
+    check.count(table >> cluster_bits, u64::from(table_clusters), 1);
+    let own = [(l1_offset, l1_size as u64 * 8), (snapshots_offset, snapshots.len)];
+    let theirs = snapshots.l1.iter().map(|&(offset, entries)| (offset, entries * 8));
+    for (offset, len) in own.into_iter().chain(theirs) {
+        check.count(offset >> cluster_bits, len.div_ceil(cluster), 1);
+    }
+}
+
+/// Counts an L2 table and every reference in it.
+fn count_table(
+    map: &mut Map,
+    check: &mut Check,
+    offset: u64,
+    table: Table,
+) -> Result<(), FormatError> {
+    let (cluster_bits, total) = (map.header.cluster_bits, map.refcounts.clusters());
+    let first_pass = check.first == 0;
+    check.count(offset >> cluster_bits, 1, table.times);
+    for (at, entry) in map.read_table(offset)?.into_iter().enumerate() {
+        if entry == 0 {
+            continue;
+        }
+        let place = offset + at as u64 * 8;
+        let mapping = match map.decode(entry) {
+            Ok(mapping) => mapping,
+            Err(error) => {
+                if first_pass {
+                    check.tell(false, false, || format!("L2 entry at {place:#x}: {error}"));
+                }
+                continue;
+            }
+        };
+        let (host, clusters) = match mapping {
+            Mapping::Unallocated | Mapping::Zero { host: None } => continue,
+            Mapping::Zero { host: Some(host) } | Mapping::Data { host } => (host, 1),
+            Mapping::Compressed { at, len } => {
+                (at, ((at + len - 1) >> cluster_bits) + 1 - (at >> cluster_bits))
+            }
+        };
+        if host >> cluster_bits >= total && first_pass {
+            check.tell(false, false, || {
+                format!("L2 entry at {place:#x} is beyond the end of the file")
+            });
+        }
+        if first_pass && table.active && !matches!(mapping, Mapping::Compressed { .. }) {
+            check_mark(map, check, entry, host, || format!("L2 entry at {place:#x}"))?;
+        }
+        check.count(host >> cluster_bits, clusters, table.times);
+    }
+    Ok(())
+}
+
+/// Holds the mark that says whether nobody shares a cluster against the cluster's count. Without
+/// snapshots nobody does, whatever the count, which is looked at by itself.
+fn check_mark(
+    map: &mut Map,
+    check: &mut Check,
+    entry: u64,
+    host: u64,
+    what: impl Fn() -> String,
+) -> Result<(), FormatError> {
+    let image = Arc::clone(&map.image);
+    let shared = map.header.snapshots != 0
+        && map.refcounts.get(&image, host >> map.header.cluster_bits)? > 1;
+    match (shared, entry & COPIED != 0) {
+        (true, true) => check.tell(false, false, || {
+            format!("{} has the mark that nobody shares its cluster, and snapshots do", what())
+        }),
+        (false, false) => check.tell(true, false, || {
+            format!("{} lacks the mark that nobody shares its cluster", what())
+        }),
+        _ => {}
+    }
+    Ok(())
+}
+
 fn compare(map: &mut Map, check: &mut Check, repair: bool) -> Result<(), FormatError> {
-    let (image, bits) = (std::sync::Arc::clone(&map.image), map.header.cluster_bits);
+    let (image, bits) = (Arc::clone(&map.image), map.header.cluster_bits);
     for at in 0..check.counts.len() {
         let cluster = check.first + at as u64;
         let (found, counted) = (u64::from(check.counts[at]), map.refcounts.get(&image, cluster)?);

@@ -59,6 +59,7 @@ pub(super) struct Header {
     pub(super) l1_size: usize,
     pub(super) l1_offset: u64,
     pub(super) snapshots: u32,
+    pub(super) snapshots_offset: u64,
     pub(super) refcount_order: u32,
     /// Whether compressed clusters are of zstd, not deflate.
     pub(super) zstd: bool,
@@ -126,6 +127,7 @@ impl Header {
             l1_size: short(36) as usize,
             l1_offset: long(40),
             snapshots: short(60),
+            snapshots_offset: long(64),
             refcount_order,
             zstd,
             extensions: Vec::new(),
@@ -165,7 +167,10 @@ impl Header {
             );
         }
         if writable && self.snapshots != 0 {
-            return refuse("writing to an image with internal snapshots");
+            return refuse(
+                "writing to an image with internal snapshots (make a child of it, or delete them \
+                 with `qemu-img snapshot -d`)",
+            );
         }
         Ok(())
     }

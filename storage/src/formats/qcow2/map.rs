@@ -16,7 +16,7 @@ const TABLES_MIN: usize = 8;
 const DIRTY_BLOCKS_MAX: usize = 32;
 
 /// Bits of an offset in an L1 or L2 entry.
-const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 /// The cluster is referred to once, so it may be written in place.
 pub(super) const COPIED: u64 = 1 << 63;
 const COMPRESSED: u64 = 1 << 62;
@@ -77,9 +77,7 @@ impl Map {
         if at.saturating_add(len) > refcounts.file_len {
             return Err(damaged(at, "the L1 table is beyond the end of the file"));
         }
-        let mut bytes = vec![0; index(len)];
-        image.read_at(&mut bytes, at).map_err(FormatError::host("read", at))?;
-        let l1 = (0..header.l1_size).map(|entry| be64(&bytes, entry * 8)).collect();
+        let l1 = read_entries(&image, at, header.l1_size as u64)?;
         let least = if image.is_writable() { TABLES_MIN } else { 1 };
         let l2_max = (memory / index(header.cluster())).max(least);
         Ok(Map {
@@ -106,8 +104,8 @@ impl Map {
         &self.l1
     }
 
-    /// The offset in an L1 entry.
-    pub(super) fn l2_offset(&self, number: usize) -> Result<u64, FormatError> {
+    /// Where the table of an L1 entry is; 0 where there is none.
+    fn l2_offset(&self, number: usize) -> Result<u64, FormatError> {
         let offset = self.l1.get(number).copied().unwrap_or(0) & OFFSET;
         if !offset.is_multiple_of(self.header.cluster()) {
             let at = self.header.l1_offset + number as u64 * 8;
@@ -137,9 +135,7 @@ impl Map {
 
     /// Reads an L2 table from the file.
     pub(super) fn read_table(&self, offset: u64) -> Result<Vec<u64>, FormatError> {
-        let mut bytes = vec![0; index(self.header.cluster())];
-        self.image.read_at(&mut bytes, offset).map_err(FormatError::host("read", offset))?;
-        Ok((0..bytes.len() / 8).map(|entry| be64(&bytes, entry * 8)).collect())
+        read_entries(&self.image, offset, self.l2_entries())
     }
 
     /// The L2 entry of a guest cluster; 0 where there is no table.
@@ -312,4 +308,15 @@ impl Map {
         let at = self.l2_offset(number)?;
         super::write_sectors(&self.image, at, &bytes, range.start * 8..range.end * 8)
     }
+}
+
+/// Reads entries of an L1 or L2 table.
+pub(super) fn read_entries(
+    image: &ImageFile,
+    at: u64,
+    count: u64,
+) -> Result<Vec<u64>, FormatError> {
+    let mut bytes = vec![0; index(count * 8)];
+    image.read_at(&mut bytes, at).map_err(FormatError::host("read", at))?;
+    Ok((0..bytes.len() / 8).map(|entry| be64(&bytes, entry * 8)).collect())
 }

@@ -83,6 +83,7 @@ fn place() -> impl Strategy<Value = u64> {
         1 => 0..cluster,
         2 => (1u64..6, 0u64..64).prop_map(move |(at, inside)| at * cluster + inside),
         1 => 0..8 * cluster,
+        1 => 6 * cluster..14 * cluster,
     ]
 }
 
@@ -108,20 +109,27 @@ proptest! {
     fn mutations(
         changes in proptest::collection::vec((place(), bytes()), 1..4),
         cut in proptest::option::weighted(0.1, 0u64..600_000),
-        v2 in proptest::bool::weighted(0.3),
+        which in 0usize..3,
     ) {
         use std::sync::OnceLock;
-        static VICTIMS: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
-        let [v3_bytes, v2_bytes] = VICTIMS.get_or_init(|| {
-            ["compat=1.1", "compat=0.10"].map(|options| {
+        static VICTIMS: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
+        let victims = VICTIMS.get_or_init(|| {
+            let ways = [("compat=1.1", false), ("compat=0.10", false), ("compat=1.1", true)];
+            ways.map(|(options, snapshots)| {
                 let folder = folder();
-                std::fs::read(victim(folder.path(), options)).unwrap()
+                let path = victim(folder.path(), options);
+                if snapshots {
+                    qemu_img(&["snapshot", "-c", "one", text(&path)]);
+                    qemu("qemu-io", &["-f", "qcow2", "-c", "write 0 128k", text(&path)]).unwrap();
+                    qemu_img(&["snapshot", "-c", "two", text(&path)]);
+                }
+                std::fs::read(path).unwrap()
             })
         });
         let folder = folder();
         let path = folder.path().join("a.qcow2");
         for writable in [false, true] {
-            std::fs::write(&path, if v2 { v2_bytes } else { v3_bytes }).unwrap();
+            std::fs::write(&path, &victims[which]).unwrap();
             let file = File::options().write(true).open(&path).unwrap();
             for (at, bytes) in &changes {
                 file.write_all_at(bytes, *at).unwrap();

@@ -1,5 +1,7 @@
 //! What cohort writes, QEMU reads, and the other way round.
 
+use super::super::header::be64;
+use super::super::map::{COPIED, OFFSET};
 use super::*;
 
 #[test]
@@ -194,8 +196,6 @@ fn what_cannot_be_done_is_named() {
     assert!(with(2, true).unwrap().contains("marked as corrupt"));
     assert_eq!(with(2, false), None);
     assert_eq!(with(0, true), None);
-    qemu_img(&["snapshot", "-c", "one", text(&path)]);
-    assert!(with(0, true).unwrap().contains("snapshots"));
 }
 
 #[test]
@@ -245,4 +245,57 @@ fn old_bytes_do_not_show() {
     assert_eq!(file.metadata().unwrap().len(), end + 8 * CLUSTER as u64, "free space is used");
     assert_clean(&path);
     assert!(read_by_qemu(&path) == model);
+}
+
+/// The present state is read beside internal snapshots, their references are counted, and nothing
+/// is written that they share.
+#[test]
+fn internal_snapshots() {
+    let ways = ["compat=1.1", "compat=0.10", "cluster_size=512,refcount_bits=8"];
+    for (qemu, options) in every_version(&ways) {
+        let folder = folder();
+        let path = folder.path().join("a.qcow2");
+        let io = |command: &str| {
+            let (good, text) = qemu.run("qemu-io", &["-f", "qcow2", "-c", command, text(&path)]);
+            assert!(good, "{text}");
+        };
+        qemu.img(&["create", "-q", "-f", "qcow2", "-o", options, text(&path), "4M"]);
+        io("write -P 1 0 1M");
+        io("write -c -P 2 1M 64k");
+        qemu.img(&["snapshot", "-c", "one", text(&path)]);
+        io("write -P 3 512k 1M");
+        io("write -z 3M 64k");
+        qemu.img(&["snapshot", "-c", "another with a longer name", text(&path)]);
+        io("discard 0 64k");
+        let model = read_by_qemu(&path);
+        assert_eq!((model[64 << 10], model[600 << 10], model[1 << 20]), (1, 3, 3));
+        assert!(read(&mut open_to_read(&path), 0, model.len()) == model, "{options}");
+        assert_clean(&path);
+        assert_eq!(layer(&path, false).check(false).unwrap(), [], "{options}");
+
+        let file = LayerFile { image: image(&path, true), id: FileId(0) };
+        let refusal = Qcow2Layer::open(file).err().expect("refused").to_string();
+        assert!(refusal.contains("child") && refusal.contains("snapshot -d"), "{refusal}");
+        let child = folder.path().join("child.qcow2");
+        make(&child, model.len() as u64, Some(link(&path, Format::Qcow2)));
+        write(&mut open(&child), 0, &pattern(9, 512));
+        assert_clean(&path);
+
+        // A cluster that the snapshots have as well, marked as the disk's alone.
+        let bytes = std::fs::read(&path).unwrap();
+        let number = |at: u64| be64(&bytes, index(at));
+        let cluster = u64::from(layer(&path, false).info().granularity);
+        let shared = (256 << 10) / cluster;
+        let per_table = cluster / 8;
+        let table = number(number(40) + shared / per_table * 8) & OFFSET;
+        let entry = table + shared % per_table * 8;
+        let file = File::options().write(true).open(&path).unwrap();
+        file.write_all_at(&(number(entry) | COPIED).to_be_bytes(), entry).unwrap();
+        for judge in Qemu::all() {
+            let (good, said) = judge.run("qemu-img", &["check", text(&path)]);
+            assert!(!good && said.contains("1 errors were found"), "{options}: {said}");
+        }
+        let found = layer(&path, false).check(false).unwrap();
+        assert!(matches!(&found[..], [one] if !one.harmless), "{options}: {found:?}");
+    }
 }
