@@ -37,6 +37,9 @@ pub(super) const BACKING_FORMAT: u32 = 0xe279_2aca;
 pub(super) const FEATURE_NAMES: u32 = 0x6803_f857;
 const BITMAPS: u32 = 0x2385_2875;
 
+/// What to do with an image that cohort does not read.
+const CONVERT: &str = " (`qemu-img convert` makes an image without)";
+
 /// Where fields are.
 mod at {
     pub(super) const BACKING: usize = 8;
@@ -93,7 +96,7 @@ impl Header {
             return Err(damaged(20, format!("clusters of 2^{cluster_bits} bytes")));
         }
         if short(32) != 0 {
-            return Err(unsupported("encryption".into()));
+            return Err(unsupported(format!("encryption{CONVERT}")));
         }
         let cluster = 1u64 << cluster_bits;
         if version == 3 && start < 104 {
@@ -145,10 +148,10 @@ impl Header {
     fn check_bits(&self, features: u64, writable: bool) -> Result<(), FormatError> {
         let refuse = |what: &str| Err(unsupported(what.to_owned()));
         if features & DATA_FILE != 0 {
-            return refuse("an external data file");
+            return refuse(&format!("an external data file{CONVERT}"));
         }
         if features & EXTENDED_L2 != 0 {
-            return refuse("extended L2 entries (subclusters)");
+            return refuse(&format!("an image with extended L2 entries{CONVERT}"));
         }
         let known = DIRTY | CORRUPT | COMPRESSION_TYPE | FOREIGN_PARENT;
         if features & !known != 0 {

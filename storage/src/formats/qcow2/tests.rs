@@ -66,9 +66,12 @@ fn image(path: &Path, writable: bool) -> Arc<ImageFile> {
     Arc::new(ImageFile::new(file, path, writable))
 }
 
+fn layer_file(path: &Path, writable: bool) -> LayerFile {
+    LayerFile { image: image(path, writable), id: FileId(0), memory: 32 << 20 }
+}
+
 fn layer(path: &Path, writable: bool) -> Qcow2Layer {
-    Qcow2Layer::open(LayerFile { image: image(path, writable), id: FileId(0), memory: 32 << 20 })
-        .unwrap()
+    Qcow2Layer::open(layer_file(path, writable)).unwrap()
 }
 
 fn make(path: &Path, size: u64, parent: Option<ParentLink>) {
@@ -79,7 +82,7 @@ fn make(path: &Path, size: u64, parent: Option<ParentLink>) {
 
 /// A link to the layer at `path` as it is now.
 fn link(path: &Path, format: Format) -> ParentLink {
-    let file = LayerFile { image: image(path, false), id: FileId(0), memory: 32 << 20 };
+    let file = layer_file(path, false);
     let identity = formats::open(format, file).unwrap().identity().unwrap();
     ParentLink {
         relative: Some(path.file_name().unwrap().into()),

@@ -27,7 +27,7 @@ fn victim(folder: &Path, options: &str) -> PathBuf {
 
 /// Everything that can be asked of a layer, in any order; answers do not matter.
 fn provoke(path: &Path, writable: bool) {
-    let file = LayerFile { image: image(path, writable), id: FileId(0), memory: 32 << 20 };
+    let file = layer_file(path, writable);
     let layer = match Qcow2Layer::open(file) {
         Ok(layer) => layer,
         Err(error) => {
