@@ -14,6 +14,7 @@ use crate::units::DiskRange;
 mod error;
 mod frozen;
 pub(crate) mod open;
+mod record;
 
 pub use error::ChainError;
 use frozen::Frozen;

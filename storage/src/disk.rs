@@ -2,7 +2,6 @@
 
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -111,9 +110,7 @@ impl Disk {
     pub fn scratch(size: Bytes, options: &DiskOptions) -> Result<Disk, DiskError> {
         let folder = std::env::temp_dir();
         let path = folder.join("(scratch)");
-        let mut writable = std::fs::OpenOptions::new();
-        let unnamed = writable.read(true).write(true).custom_flags(libc::O_TMPFILE).open(&folder);
-        let file = match unnamed {
+        let file = match sys::nameless_file(&folder) {
             Ok(file) => file,
             Err(_) if options.direct => return Err(DiskError::NoDirect { path }),
             Err(error) => {

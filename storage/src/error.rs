@@ -134,6 +134,20 @@ impl DiskError {
         DiskError::Host { path: path.to_owned(), action, source }
     }
 
+    /// The same error of a disk that is, or is to be, the parent of the layer at `child`.
+    pub(crate) fn of_parent(self, child: &Path) -> DiskError {
+        let child = child.to_owned();
+        match self {
+            DiskError::Locked { path: parent, conflict, holder } => {
+                ChainError::ParentInUse { parent, child, conflict, holder }.into()
+            }
+            DiskError::Missing { path: parent } => {
+                ChainError::NoSuchParent { parent, child }.into()
+            }
+            error => error,
+        }
+    }
+
     /// What to do about it, where cohort knows.
     pub fn help(&self) -> Option<String> {
         match self {
@@ -148,7 +162,11 @@ impl DiskError {
             DiskError::Permission { path, wanted, .. } => {
                 let more = match *wanted {
                     "reading" => "",
-                    _ => ", or give the disk to the guest read-only (ro)",
+                    _ => {
+                        " (`cohort disk create --protect` takes the write permission of a parent \
+                         away, because a change of it damages its children), or use the disk \
+                         read-only (ro)"
+                    }
                 };
                 Some(format!("see `ls -l {}` and `id`; change one of them{more}", path.display()))
             }
@@ -195,7 +213,7 @@ impl DiskError {
                     .to_owned(),
             ),
             DiskError::Format { path, source: FormatError::NotThis { .. } } => Some(format!(
-                "say what it is with format=, as in --disk {},format=raw",
+                "say what it is: --format NAME, or in --disk format=NAME, as in --disk {},format=raw",
                 path.display()
             )),
             DiskError::Chain(error) => Some(error.help()),

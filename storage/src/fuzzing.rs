@@ -68,6 +68,7 @@ pub fn seeds(format: Format) -> Vec<Vec<u8>> {
         identity: Some(Identity::Id(uuid::Uuid::from_bytes([7; 16]))),
         digest: None,
         overridden: None,
+        overridden_below: Vec::new(),
     };
     let mut seeds = Vec::new();
     for (size, parent) in [(3 << 20, None), (3 << 20, Some(link)), (5 << 30, None)] {

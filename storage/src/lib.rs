@@ -68,7 +68,7 @@ pub use format::{Format, UnknownFormat};
 pub use formats::{FormatError, NewLayer};
 pub use identity::{Digest, Fingerprint, Identity};
 pub use limits::Limits;
-pub use link::{LinkError, ParentLink};
+pub use link::{LinkError, Overridden, ParentLink};
 pub use lock::Holder;
 pub use queue::{Answer, DiskQueue};
 pub use request::{DiskRequest, Operation};

@@ -1,6 +1,7 @@
 //! What a child records of its parent.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +31,24 @@ pub struct ParentLink {
     /// it was another one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overridden: Option<Identity>,
+    /// The same of layers further down, when someone last insisted on writing to this one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub overridden_below: Vec<Overridden>,
+}
+
+/// A link that did not hold when the layers above it were opened all the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Overridden {
+    /// The layer whose record of its parent did not hold.
+    pub child: PathBuf,
+    /// The parent that was found.
+    pub parent: PathBuf,
+    /// The identity that the layer records, if it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recorded: Option<Identity>,
+    /// The identity that the parent had.
+    pub found: Identity,
 }
 
 /// Bytes of JSON that a link takes at most.
@@ -43,6 +62,17 @@ impl ParentLink {
         let mut places: Vec<PathBuf> = relative.chain(self.absolute.clone()).collect();
         places.dedup();
         places
+    }
+
+    /// Where the parent at `parent` is, as the layer at `child` records it: from its folder, and
+    /// from the root. Both without symbolic links.
+    pub(crate) fn places(child: &Path, parent: &Path) -> io::Result<(PathBuf, PathBuf)> {
+        let folder = match child.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let absolute = fs::canonicalize(parent)?;
+        Ok((relative(&fs::canonicalize(folder)?, &absolute), absolute))
     }
 
     /// The form in which formats of ours, and extensions of others, keep it.
@@ -63,6 +93,13 @@ impl ParentLink {
     }
 }
 
+/// The way from a folder to a file, both from the root and without links.
+fn relative(from: &Path, to: &Path) -> PathBuf {
+    let common = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
+    let up = from.components().skip(common).map(|_| Component::ParentDir);
+    up.chain(to.components().skip(common)).collect()
+}
+
 /// A record of a parent that cannot be read or written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the record of the parent cannot be used: {0}")]
@@ -81,6 +118,7 @@ mod tests {
             identity: Some(Identity::fresh()),
             digest: Some(Digest([7; 32])),
             overridden: None,
+            overridden_below: Vec::new(),
         };
         assert_eq!(ParentLink::from_json(&link.to_json().unwrap()).unwrap(), link);
         let places = link.candidates(Path::new("/images/children/a.layer"));
@@ -88,5 +126,13 @@ mod tests {
         assert_eq!(places, wanted.map(PathBuf::from));
         ParentLink::from_json(b"{}").unwrap_err();
         ParentLink::from_json(&[b' '; JSON_MAX + 1]).unwrap_err();
+    }
+
+    #[test]
+    fn the_way_from_a_folder_to_a_file() {
+        let way = |from: &str, to: &str| relative(from.as_ref(), to.as_ref());
+        assert_eq!(way("/a", "/a/base"), Path::new("base"));
+        assert_eq!(way("/a/b/c", "/a/d/base"), Path::new("../../d/base"));
+        assert_eq!(way("/", "/base"), Path::new("base"));
     }
 }

@@ -124,7 +124,13 @@ impl ImageLock {
             }
             Err(error) => {
                 lock.release(file);
-                Err(LockError::Host(error))
+                Err(match error.raw_os_error() {
+                    // QEMU takes no exclusive locks; other programs do.
+                    Some(libc::EAGAIN | libc::EACCES) => {
+                        LockError::Conflict("has locked the file for itself")
+                    }
+                    _ => LockError::Host(error),
+                })
             }
         }
     }

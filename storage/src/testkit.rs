@@ -61,6 +61,7 @@ pub(crate) fn link_to(parent: &Path) -> ParentLink {
         identity: Some(identity(parent)),
         digest: None,
         overridden: None,
+        overridden_below: Vec::new(),
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod cohort;
 pub mod cpio;
+pub mod disks;
 pub mod linux;
 pub mod oracles;
 pub mod processes;

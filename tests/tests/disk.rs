@@ -1,96 +1,13 @@
 //! `cohort disk`: what it makes, what it refuses, and how it says what is wrong with a chain.
 
 use std::fs;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
+use cohort_tests::disks::Disks;
 use cohort_tests::processes::Signal;
-use cohort_tests::{Cohort, Finished, cohort, kvm_is_there};
+use cohort_tests::{cohort, kvm_is_there};
 use serde_json::Value;
-
-/// A folder of disks.
-struct Disks(tempfile::TempDir);
-
-impl Disks {
-    fn new() -> Disks {
-        Disks(tempfile::tempdir().expect("a temporary folder"))
-    }
-
-    fn at(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// A command line, in which `@` stands for the folder.
-    fn command(&self, line: &str) -> Cohort {
-        let folder = format!("{}/", self.0.path().display());
-        Cohort::new(line.split_whitespace().map(|word| word.replace('@', &folder)))
-    }
-
-    /// `cohort disk …`, to its end.
-    fn disk(&self, line: &str) -> Finished {
-        self.command(&format!("disk {line}")).finish()
-    }
-
-    /// The same, which must succeed.
-    #[track_caller]
-    fn done(&self, line: &str) -> Finished {
-        let finished = self.disk(line);
-        finished.expect_status(0);
-        finished
-    }
-
-    /// The same, which must fail with one error message that has these parts.
-    #[track_caller]
-    fn refused(&self, line: &str, status: i32, parts: &[&str]) {
-        let finished = self.disk(line);
-        finished.expect_status(status).expect_message(&["error: "]).expect_message(parts);
-        assert_eq!(finished.stderr.matches("error: ").count(), 1, "{}", finished.stderr);
-    }
-
-    /// A raw disk of 16 MiB with some bytes.
-    fn raw(&self, name: &str, content: &[(u64, &[u8])]) {
-        let file = fs::File::create(self.at(name)).expect("a new file");
-        file.set_len(16 << 20).expect("room");
-        self.write(name, content);
-    }
-
-    /// Writes to a file without cohort's knowing.
-    fn write(&self, name: &str, content: &[(u64, &[u8])]) {
-        let file = fs::File::options().write(true).open(self.at(name)).expect("a file");
-        for (at, bytes) in content {
-            file.write_all_at(bytes, *at).expect("room");
-        }
-    }
-
-    fn names(&self) -> Vec<String> {
-        let entries = fs::read_dir(self.0.path()).expect("the folder");
-        let name = |entry: std::io::Result<fs::DirEntry>| entry.expect("an entry").file_name();
-        let mut names: Vec<String> =
-            entries.map(|entry| name(entry).to_string_lossy().into_owned()).collect();
-        names.sort();
-        names
-    }
-
-    /// What the layers of a disk are, by `cohort disk info`.
-    fn layers(&self, name: &str) -> Vec<Value> {
-        let finished = self.done(&format!("info --chain --json @{name}"));
-        let value: Value = serde_json::from_str(&finished.stdout).expect("JSON");
-        value["layers"].as_array().expect("layers").clone()
-    }
-
-    /// Runs a tool of QEMU in the folder; `None` when it is not installed.
-    fn qemu(&self, tool: &str, arguments: &[&str]) -> Option<Output> {
-        match Command::new(tool).args(arguments).current_dir(self.0.path()).output() {
-            Ok(output) => Some(output),
-            Err(error) => {
-                eprintln!("skipped: {tool}: {error}");
-                None
-            }
-        }
-    }
-}
 
 /// An identity as JSON, in a part of the words that messages use for it.
 fn words(identity: &Value) -> String {
@@ -111,7 +28,6 @@ fn what_cannot_be_made_is_refused_and_leaves_nothing() {
     disks.refused("create @a.layer --size 100B", 2, &["512"]);
     disks.refused("create @a.layer --size 1M --protect", 2, &["--protect", "--parent"]);
     disks.refused("create @no/a.layer --size 1M", 125, &["/no", "No such file"]);
-    disks.refused("create @a.layer --parent @gone.raw", 125, &["gone.raw does not exist"]);
     disks.refused("create @a.raw --parent @base.raw", 2, &["a.raw", "raw", "parent"]);
     disks.refused("create @a.raw --size 1M --fixed", 2, &["only vhdx"]);
     let fewer = ["1048576", "16777216", "base.raw"];
@@ -266,7 +182,11 @@ fn a_merge_changes_the_parent_and_spares_its_other_children() {
         disks.done(&format!("convert @new.raw @child.{format} --parent @base.raw"));
         disks.done("create @other.layer --parent @base.raw");
         let line = format!("commit @child.{format}");
-        disks.refused(&line, 2, &["base.raw has other children", "other.layer", "--force"]);
+        disks.refused(
+            &line,
+            2,
+            &["base.raw has other children", "other.layer", "of those in", "--force"],
+        );
         disks.done("check @other.layer");
         fs::remove_file(disks.at("other.layer")).expect("a file");
         disks.done(&line);

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::record;
 use crate::identity::Identity;
+use crate::link::Overridden;
 use crate::lock::Holder;
 
 /// A chain that does not hang together. [`ChainError::help`] says what to do about it.
@@ -46,6 +48,22 @@ pub enum ChainError {
         /// Where it was looked for.
         tried: Vec<PathBuf>,
     },
+    /// The file that is to become a parent is not there.
+    #[error("there is no {} that could be the parent of {}", parent.display(), child.display())]
+    NoSuchParent {
+        /// What was named as the parent.
+        parent: PathBuf,
+        /// The layer whose parent it is to be.
+        child: PathBuf,
+    },
+    /// The layer that is to become a parent rests on the child.
+    #[error("{} would be its own ancestor with the parent {}", child.display(), parent.display())]
+    WouldCycle {
+        /// What was named as the parent.
+        parent: PathBuf,
+        /// The layer whose parent it is to be.
+        child: PathBuf,
+    },
     /// A layer is its own ancestor.
     #[error("{} is its own ancestor: {} names it as its parent", path.display(), child.display())]
     Cycle {
@@ -86,13 +104,30 @@ fn list(paths: &[PathBuf]) -> String {
 }
 
 impl ChainError {
+    /// What a layer records when it is opened in spite of this; `None` where it cannot be.
+    pub(crate) fn overridden(&self) -> Option<Overridden> {
+        let (child, parent, recorded, found) = match self {
+            ChainError::Mismatch { child, parent, recorded, found } => {
+                (child, parent, Some(recorded), found)
+            }
+            ChainError::Unlinked { child, parent, found } => (child, parent, None, found),
+            _ => return None,
+        };
+        Some(Overridden {
+            child: record::lasting(child),
+            parent: record::lasting(parent),
+            recorded: recorded.map(|identity| (**identity).clone()),
+            found: (**found).clone(),
+        })
+    }
+
     /// The exit status by which scripts can tell what is wrong.
     pub fn status(&self) -> u8 {
         match self {
             ChainError::Mismatch { .. } => 40,
             ChainError::Unlinked { .. } => 41,
-            ChainError::ParentMissing { .. } => 42,
-            ChainError::Cycle { .. } => 43,
+            ChainError::ParentMissing { .. } | ChainError::NoSuchParent { .. } => 42,
+            ChainError::Cycle { .. } | ChainError::WouldCycle { .. } => 43,
             ChainError::TooDeep { .. } => 44,
             ChainError::ParentInUse { .. } => 45,
         }
@@ -134,9 +169,16 @@ impl ChainError {
                  PATH --force`",
                 child.display()
             ),
-            ChainError::TooDeep { .. } => {
-                "merge layers into their parents with `cohort disk commit`".to_owned()
-            }
+            ChainError::NoSuchParent { .. } => "check the path of the parent".to_owned(),
+            ChainError::WouldCycle { parent, .. } => format!(
+                "name a parent that does not rest on it: `cohort disk info --chain {}` shows what \
+                 that rests on",
+                parent.display()
+            ),
+            ChainError::TooDeep { .. } => "put a copy in place of a layer further down and all \
+                 below that: `cohort disk convert LAYER COPY`, and `cohort disk relink CHILD \
+                 --parent COPY` for the layer above it"
+                .to_owned(),
             ChainError::ParentInUse { holder, .. } => {
                 let who = holder.as_ref().map_or_else(
                     || "its user".to_owned(),

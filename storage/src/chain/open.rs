@@ -6,11 +6,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Chain, ChainError};
+use super::{Chain, ChainError, record};
 use crate::disk::{DiskOptions, MapMemory};
 use crate::error::DiskError;
 use crate::format::Format;
 use crate::formats::{self, LayerFile};
+use crate::identity::Identity;
 use crate::image::ImageFile;
 use crate::layer::{FileId, Layer};
 use crate::link::ParentLink;
@@ -28,14 +29,27 @@ pub(crate) struct Opened {
 /// Opens the layer at `path` and all its ancestors, locks them, and compares what each records of
 /// its parent with what the parent says of itself.
 pub(crate) fn open(path: &Path, options: &DiskOptions) -> Result<Opened, DiskError> {
+    open_from(open_file(path, use_of(options))?, path, options)
+}
+
+fn use_of(options: &DiskOptions) -> Use {
+    if options.read_only { Use::Read } else { Use::Write }
+}
+
+/// The same of a top layer whose file is open already; relative paths in it start at `path`'s
+/// folder.
+pub(crate) fn open_from(
+    file: File,
+    path: &Path,
+    options: &DiskOptions,
+) -> Result<Opened, DiskError> {
     let format = options.format.unwrap_or_else(|| Format::of_name(path));
-    let wanted = if options.read_only { Use::Read } else { Use::Write };
-    let file = open_file(path, wanted)?;
     let mut seen = vec![number_of(&file, path)?];
-    let image = lock(file, path, wanted)?;
+    let image = lock(file, path, use_of(options))?;
     let memory = options.map_memory();
     let top = open_layer(format, &image, 0, memory)?;
     let (mut images, mut parents) = (vec![image], Vec::<Arc<dyn Layer>>::new());
+    let mut overridden = Vec::new();
     loop {
         let child: &dyn Layer = parents.last().map_or(&*top, |layer| &**layer);
         let Some(link) = child.info().parent.clone() else { break };
@@ -49,65 +63,52 @@ pub(crate) fn open(path: &Path, options: &DiskOptions) -> Result<Opened, DiskErr
             return Err(ChainError::Cycle { path: parent_path, child: child_path }.into());
         }
         seen.push(number);
-        let image = lock(file, &parent_path, Use::Read).map_err(|error| match error {
-            DiskError::Locked { path, conflict, holder } => ChainError::ParentInUse {
-                parent: path,
-                child: child_path.clone(),
-                conflict,
-                holder,
-            }
-            .into(),
-            error => error,
-        })?;
+        let image = lock(file, &parent_path, Use::Read).map_err(|e| e.of_parent(&child_path))?;
         let parent = open_layer(link.format, &image, images.len(), memory)?;
-        compare(child, &child_path, &link, &*parent, &parent_path, options.allow_mismatch)?;
+        if let Err(error) = compare(&child_path, &link, &*parent, &parent_path)? {
+            if !options.allow_mismatch {
+                return Err(error.into());
+            }
+            tracing::warn!("opened all the same, as --allow-mismatch says: {error}");
+            overridden.extend(error.overridden().map(|link| (parents.len(), link)));
+        }
         parents.push(parent);
         images.push(image);
+    }
+    if let Some(parent) = images.get(1) {
+        record::update(&*top, path, parent.path(), overridden)?;
     }
     Ok(Opened { chain: Chain::new(top, parents, memory.of_frozen()), images })
 }
 
 /// Holds what a child records against what its parent says of itself.
 fn compare(
-    child: &dyn Layer,
     child_path: &Path,
     link: &ParentLink,
     parent: &dyn Layer,
     parent_path: &Path,
-    allow_mismatch: bool,
-) -> Result<(), DiskError> {
-    let layer_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| DiskError::Layer { path, source }
-    };
-    let found = parent.identity().map_err(layer_error(parent_path))?;
-    if link.identity.as_ref() == Some(&found) {
-        return Ok(());
+) -> Result<Result<(), ChainError>, DiskError> {
+    let found = parent.identity();
+    let found =
+        found.map_err(|source| DiskError::Layer { path: parent_path.to_owned(), source })?;
+    Ok(verify(child_path, link, parent_path, &found))
+}
+
+/// Whether a parent with the identity `found` is the one that a child records.
+pub(crate) fn verify(
+    child: &Path,
+    link: &ParentLink,
+    parent: &Path,
+    found: &Identity,
+) -> Result<(), ChainError> {
+    let (child, parent, found) = (child.to_owned(), parent.to_owned(), Box::new(found.clone()));
+    match link.identity.clone() {
+        Some(recorded) if recorded == *found => Ok(()),
+        Some(recorded) => {
+            Err(ChainError::Mismatch { child, parent, recorded: Box::new(recorded), found })
+        }
+        None => Err(ChainError::Unlinked { child, parent, found }),
     }
-    let (child_name, parent_name) = (child_path.to_owned(), parent_path.to_owned());
-    let error = match link.identity.clone() {
-        Some(recorded) => ChainError::Mismatch {
-            child: child_name,
-            parent: parent_name,
-            recorded: Box::new(recorded),
-            found: Box::new(found.clone()),
-        },
-        None => ChainError::Unlinked {
-            child: child_name,
-            parent: parent_name,
-            found: Box::new(found.clone()),
-        },
-    };
-    if !allow_mismatch {
-        return Err(error.into());
-    }
-    tracing::warn!("opened all the same, as --allow-mismatch says: {error}");
-    // A layer that is opened for reading keeps no record; the log does.
-    if !child.info().read_only && link.overridden.as_ref() != Some(&found) {
-        let link = ParentLink { overridden: Some(found), ..link.clone() };
-        child.set_parent(&link).map_err(layer_error(child_path))?;
-    }
-    Ok(())
 }
 
 /// Opens the first parent that is there.

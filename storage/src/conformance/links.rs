@@ -3,7 +3,7 @@
 use super::*;
 use crate::formats::NewLayer;
 use crate::identity::{Digest, Identity};
-use crate::link::ParentLink;
+use crate::link::{Overridden, ParentLink};
 
 /// A link to a file in the same folder, under any identity.
 fn link(name: &str, format: Format, identity: Option<Identity>) -> ParentLink {
@@ -14,6 +14,7 @@ fn link(name: &str, format: Format, identity: Option<Identity>) -> ParentLink {
         identity,
         digest: None,
         overridden: None,
+        overridden_below: Vec::new(),
     }
 }
 
@@ -35,6 +36,15 @@ fn a_child_keeps_its_record_whole() {
         let full = ParentLink {
             digest: Some(Digest([0x5a; 32])),
             overridden: Some(Identity::fresh()),
+            overridden_below: vec![
+                Overridden {
+                    child: "/images/child.layer".into(),
+                    parent: "/images/base.raw".into(),
+                    recorded: Some(Identity::fresh()),
+                    found: Identity::fresh(),
+                };
+                8
+            ],
             absolute: Some(parent.parent().unwrap().join("a folder/with ü").join("disk")),
             ..made.clone()
         };

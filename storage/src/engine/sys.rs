@@ -1,13 +1,14 @@
 //! System calls the standard library does not offer, as safe functions.
 
 use std::ffi::{CString, c_int};
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::buffers::Buffers;
 
@@ -273,6 +274,30 @@ pub(crate) fn memory_file() -> io::Result<File> {
     let fd = c_int::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     // SAFETY: a descriptor just opened, which nobody else knows.
     Ok(unsafe { File::from_raw_fd(fd) })
+}
+
+/// A new file in `folder` that is gone when its last user closes it. Where the file system knows no
+/// files without a name, it has one until it is opened.
+pub(crate) fn nameless_file(folder: &Path) -> io::Result<File> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    match options.clone().custom_flags(libc::O_TMPFILE | libc::O_EXCL).open(folder) {
+        // What kernels and file systems answer that do not know the flag.
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::EOPNOTSUPP | libc::EISDIR | libc::ENOENT | libc::EINVAL)
+            ) =>
+        {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let path = folder.join(format!(".cohort-{}-{count}.tmp", std::process::id()));
+            let file = options.create_new(true).open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        }
+        result => result,
+    }
 }
 
 /// Gives the file at `from` the name `to`, which must be free. Where the file system cannot do both

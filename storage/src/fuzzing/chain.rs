@@ -119,6 +119,7 @@ fn link(number: usize, format: Format, identity: Identity) -> ParentLink {
         identity: Some(identity),
         digest: None,
         overridden: None,
+        overridden_below: Vec::new(),
     }
 }
 

@@ -23,6 +23,8 @@ use crate::lock::Use;
 pub struct Checked {
     /// The layers, top first.
     pub layers: Vec<CheckedLayer>,
+    /// Something was to be mended, and was not, because the layers do not fit together.
+    pub not_mended: bool,
 }
 
 /// What it found in one layer.
@@ -57,7 +59,8 @@ impl Checked {
     }
 }
 
-/// Checks every layer of the disk at `path`; with `repair`, mends the top one. With `digests`,
+/// Checks every layer of the disk at `path`; with `repair`, mends the top one if all of them fit
+/// together. With `digests`,
 /// a link whose parent only has another identity, and by its digest the same contents, is renewed.
 pub fn check(
     path: &Path,
@@ -79,16 +82,20 @@ pub fn check(
             }
         }
     }
-    let mut layers = Vec::new();
-    for (place, entry) in found.layers.into_iter().enumerate() {
-        let mend = repair && place == 0;
-        let open = OneLayer::open(
-            &entry.path,
-            Some(entry.format),
-            if mend { Use::Write } else { Use::Read },
-        )?;
-        let findings = open.named(open.layer.check(mend))?;
-        open.close()?;
+    // Whoever brings back what the layers rest on needs this one as it is.
+    let fits = found.layers.iter().all(|layer| layer.linkage.status() == 0);
+    let mut findings = Vec::new();
+    // From the base upwards: if one cannot be looked at, nothing above it has been mended.
+    for (place, entry) in found.layers.iter().enumerate().rev() {
+        let child = place.checked_sub(1).and_then(|above| found.layers.get(above));
+        findings.push(match child {
+            None if repair && fits => mend(entry)?,
+            None => look(entry)?,
+            Some(child) => look(entry).map_err(|error| error.of_parent(&child.path))?,
+        });
+    }
+    let mut layers: Vec<CheckedLayer> = Vec::new();
+    for (entry, findings) in found.layers.into_iter().zip(findings.into_iter().rev()) {
         let LayerEntry { path, linkage, .. } = entry;
         let renewed = renewed.contains(&path);
         layers.push(CheckedLayer { path, findings, linkage, renewed });
@@ -100,7 +107,26 @@ pub fn check(
             layer.linkage = entry.linkage;
         }
     }
-    Ok(Checked { layers })
+    Ok(Checked { layers, not_mended: repair && !fits })
+}
+
+/// What is wrong with a layer.
+fn look(entry: &LayerEntry) -> Result<Vec<Finding>, DiskError> {
+    let open = OneLayer::open(&entry.path, Some(entry.format), Use::Read)?;
+    open.named(open.layer.check(false))
+}
+
+/// The same, mended where that is safe. What opening a layer for writing and closing it in order
+/// mends by itself, such as a log that is to be replayed, is found by a look before.
+fn mend(entry: &LayerEntry) -> Result<Vec<Finding>, DiskError> {
+    let before = look(entry)?;
+    let open = OneLayer::open(&entry.path, Some(entry.format), Use::Write)?;
+    let mut findings = open.named(open.layer.check(true))?;
+    open.close()?;
+    let still_there = |found: &Finding| findings.iter().any(|it| it.what == found.what);
+    let gone: Vec<Finding> = before.into_iter().filter(|found| !still_there(found)).collect();
+    findings.extend(gone.into_iter().map(|found| Finding { repaired: true, ..found }));
+    Ok(findings)
 }
 
 /// Renews what a layer records of its parent, if the digest it records is the parent's.

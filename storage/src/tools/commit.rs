@@ -10,15 +10,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::convert::{is_zero, whole};
-use super::info::verify;
 use super::io::{DiskIo, PIECE, options};
 use super::lasting;
 use super::name::DiskName;
-use super::new_file::sync_folder;
+use super::new_file::{folder, sync_folder};
 use super::one::OneLayer;
 use super::siblings::{children_of, number_of};
 use super::{Progress, ToolError, step};
-use crate::chain::{ChainError, open};
+use crate::chain::open;
 use crate::disk::Disk;
 use crate::error::DiskError;
 use crate::layer::{Outcome, Source};
@@ -32,6 +31,8 @@ pub struct Commit {
     pub child: DiskName,
     /// Do so although other layers rest on the parent: they will not open any more.
     pub force: bool,
+    /// Where to look for other children, beside the folders of parent and child.
+    pub folders: Vec<PathBuf>,
     /// Remove the child's file afterwards; else it stays, and says the same as its parent.
     pub delete: bool,
 }
@@ -47,6 +48,8 @@ pub struct Committed {
     pub written: u64,
     /// Whether the child's file is gone.
     pub deleted: bool,
+    /// Where other children of the parent were looked for: nowhere if the user insisted.
+    pub searched: Vec<PathBuf>,
 }
 
 /// Merges a child into its parent.
@@ -59,17 +62,11 @@ pub fn commit(order: &Commit, progress: &dyn Progress) -> Result<Committed, Tool
     let link = info.parent.clone().ok_or_else(|| ToolError::NoParent(path.clone()))?;
     let size = info.size;
     let (_, parent_path) = open::find_parent(&link, path)?;
-    refuse_other_children(order, &parent_path)?;
-    let mut parent =
-        DiskIo::open(&parent_path, Some(link.format), false).map_err(|error| match error {
-            DiskError::Locked { path: parent, conflict, holder } => {
-                let child = path.clone();
-                ChainError::ParentInUse { parent, child, conflict, holder }.into()
-            }
-            error => error,
-        })?;
+    let searched = refuse_other_children(order, &parent_path)?;
+    let parent = DiskIo::open(&parent_path, Some(link.format), false);
+    let mut parent = parent.map_err(|error| error.of_parent(path))?;
     let found = lasting::identity(&parent.disk)?;
-    verify(path, &link, &parent_path, &found).map_err(DiskError::from)?;
+    open::verify(path, &link, &parent_path, &found).map_err(DiskError::from)?;
     if size > parent.size() {
         let (parent, parent_size) = (parent_path, parent.size());
         return Err(ToolError::LargerThanParent { child: path.clone(), size, parent, parent_size });
@@ -89,27 +86,31 @@ pub fn commit(order: &Commit, progress: &dyn Progress) -> Result<Committed, Tool
         fs::remove_file(path).map_err(ToolError::host(path, "remove"))?;
         sync_folder(path)?;
     }
-    Ok(Committed { child: path.clone(), parent: parent_path, written, deleted: order.delete })
+    let (child, deleted) = (path.clone(), order.delete);
+    Ok(Committed { child, parent: parent_path, written, deleted, searched })
 }
 
-/// Refuses to change what other layers rest on, and to delete what has children.
-fn refuse_other_children(order: &Commit, parent: &Path) -> Result<(), ToolError> {
+/// Refuses to change what other layers rest on, and to delete what has children. Says where such
+/// were looked for.
+fn refuse_other_children(order: &Commit, parent: &Path) -> Result<Vec<PathBuf>, ToolError> {
     if order.force {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let child = &order.child.path;
     let own = number_of(child);
-    let mut children = children_of(parent, std::slice::from_ref(child));
-    children.retain(|other| number_of(other) != own);
+    let mut folders: Vec<&Path> = order.folders.iter().map(PathBuf::as_path).collect();
+    folders.push(folder(child));
+    let mut known = children_of(parent, &folders)?;
+    known.found.retain(|other| number_of(other) != own);
     let mut refused = parent;
-    if children.is_empty() && order.delete {
-        children = children_of(child, &[]);
+    if known.found.is_empty() && order.delete {
+        known.found = children_of(child, &folders)?.found;
         refused = child;
     }
-    if children.is_empty() {
-        return Ok(());
+    if known.found.is_empty() {
+        return Ok(known.searched);
     }
-    Err(ToolError::Children { parent: refused.to_owned(), children })
+    Err(ToolError::Children { parent: refused.to_owned(), known })
 }
 
 /// Copies what the child has of its own; says how many bytes.

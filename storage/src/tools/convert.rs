@@ -58,7 +58,8 @@ pub fn convert(order: &Convert, progress: &dyn Progress) -> Result<Converted, To
     let format = order.format.unwrap_or_else(|| Format::of_name(&order.target));
     refuse_fixed(&order.target, format, order.fixed)?;
     let mut source = DiskIo::new(&order.source.path, order.source.open()?)?;
-    let base = order.parent.as_ref().map(open_parent).transpose()?;
+    let base = order.parent.as_ref().map(|parent| open_parent(parent, &order.target));
+    let base = base.transpose()?;
     let (size, sector) = (source.size(), source.disk.state().chain.info().sector);
     let new = describe(&order.target, base.as_ref(), Some(size), Some(sector), order.fixed)?;
     let link = match &base {

@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -10,16 +11,23 @@ use super::digest::digest;
 use super::lasting;
 use super::name::DiskName;
 use super::new_file::{NewFile, folder};
+use super::siblings::children_of;
 use super::{Progress, ToolError, step};
 use crate::chain::{ChainError, open};
 use crate::disk::{Disk, DiskOptions};
+use crate::engine::sys;
 use crate::error::DiskError;
 use crate::format::Format;
-use crate::formats::{FormatError, NewLayer};
+use crate::formats::{self, FormatError, NewLayer};
+use crate::identity::Identity;
+use crate::image::ImageFile;
 use crate::link::ParentLink;
 
 /// Bytes of a logical block where no parent tells.
 const SECTOR_DEFAULT: u32 = 512;
+
+/// The bits of a file's mode that let someone write to it.
+pub(super) const WRITE_PERMISSIONS: u32 = 0o222;
 
 /// What is to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +68,8 @@ pub fn create(order: &Create, progress: &dyn Progress) -> Result<Created, ToolEr
     NewFile::check(&order.path)?;
     let format = order.format.unwrap_or_else(|| Format::of_name(&order.path));
     refuse_fixed(&order.path, format, order.fixed)?;
-    let base = order.parent.as_ref().map(open_parent).transpose()?;
+    let base = order.parent.as_ref().map(|parent| open_parent(parent, &order.path));
+    let base = base.transpose()?;
     let new = describe(&order.path, base.as_ref(), order.size, None, order.fixed)?;
     let Some((parent, disk)) = base else {
         NewFile::create(&order.path, format, &new)?.publish()?;
@@ -72,7 +81,7 @@ pub fn create(order: &Create, progress: &dyn Progress) -> Result<Created, ToolEr
     drop(NewFile::create(&order.path, format, &trial)?);
     let digest = if order.digest { Some(digest(&disk, progress)?) } else { None };
     if order.protect {
-        protect(&parent.path)?;
+        protect(&order.path, &parent, &disk)?;
     }
     // Taken last, since a change of permissions is one of the parent's inode.
     let link = ParentLink { digest, ..self::link(&order.path, &parent, &disk)? };
@@ -84,15 +93,24 @@ pub fn create(order: &Create, progress: &dyn Progress) -> Result<Created, ToolEr
 }
 
 /// Opens a disk that reads as `parent` at first and takes changes in a layer of its own, in the
-/// folder for temporary files. The layer's file has no name any more on return, so it is gone with
-/// the disk's last user, however that ends.
+/// folder for temporary files. The layer's file never has a name, where the file system can do
+/// that, and has none on return; so it is gone with the disk's last user, however that ends.
 pub fn temporary_child(parent: &DiskName, options: &DiskOptions) -> Result<Disk, ToolError> {
-    let target = std::env::temp_dir().join("cohort-child.layer");
-    let base = open_parent(parent)?;
-    let new = describe(&target, Some(&base), None, None, false)?;
-    let link = link(&target, &base.0, &base.1)?;
-    let file = NewFile::create(&target, Format::Layer, &NewLayer { parent: Some(link), ..new })?;
-    Ok(Disk::open(file.path(), &DiskOptions { format: Some(Format::Layer), ..*options })?)
+    let folder = std::env::temp_dir();
+    // What messages call it. Paths in it start at its folder.
+    let path = folder.join("(a new layer)");
+    let base = open_parent(parent, &path)?;
+    let new = describe(&path, Some(&base), None, None, false)?;
+    let link = link(&path, &base.0, &base.1)?;
+    let file = sys::nameless_file(&folder).map_err(ToolError::host(&path, "create"))?;
+    let kept = file.try_clone().map_err(ToolError::host(&path, "create"))?;
+    let new = NewLayer { parent: Some(link), ..new };
+    formats::create(Format::Layer, &Arc::new(ImageFile::new(file, &path, true)), &new).map_err(
+        |source| ToolError::Create { path: path.clone(), format: Format::Layer, source },
+    )?;
+    let options = DiskOptions { format: Some(Format::Layer), ..*options };
+    let open::Opened { chain, images } = open::open_from(kept, &path, &options)?;
+    Ok(Disk::assemble(chain, &images, &options)?)
 }
 
 fn created(order: &Create, format: Format, new: &NewLayer) -> Created {
@@ -101,9 +119,10 @@ fn created(order: &Create, format: Format, new: &NewLayer) -> Created {
     Created { path: order.path.clone(), format, size: new.size, parent, only_cohort_follows }
 }
 
-/// Opens a parent with its chain, for reading.
-pub(super) fn open_parent(parent: &DiskName) -> Result<(DiskName, Disk), DiskError> {
-    Ok((parent.clone(), parent.open()?))
+/// Opens with its chain, for reading, what is to be the parent of the layer at `child`.
+pub(super) fn open_parent(parent: &DiskName, child: &Path) -> Result<(DiskName, Disk), DiskError> {
+    let disk = parent.open().map_err(|error| error.of_parent(child))?;
+    Ok((parent.clone(), disk))
 }
 
 /// Refuses to promise space that the format would not take.
@@ -148,36 +167,36 @@ pub(super) fn link(child: &Path, parent: &DiskName, disk: &Disk) -> Result<Paren
         return Err(DiskError::from(ChainError::TooDeep { path: child.to_owned(), max }).into());
     }
     let identity = lasting::identity(disk)?;
-    let absolute = fs::canonicalize(&parent.path);
-    let absolute = absolute.map_err(ToolError::host(&parent.path, "find the place of"))?;
-    let from = fs::canonicalize(folder(child));
-    let from = from.map_err(ToolError::host(folder(child), "find the place of"))?;
+    let places = ParentLink::places(child, &parent.path);
+    let (relative, absolute) =
+        places.map_err(ToolError::host(&parent.path, "find the place of"))?;
     Ok(ParentLink {
-        relative: Some(relative(&from, &absolute)),
+        relative: Some(relative),
         absolute: Some(absolute),
         format: parent.format(),
         identity: Some(identity),
         digest: None,
         overridden: None,
+        overridden_below: Vec::new(),
     })
 }
 
-/// The way from a folder to a file, both from the root and without links.
-fn relative(from: &Path, to: &Path) -> PathBuf {
-    let common = from.components().zip(to.components()).take_while(|(a, b)| a == b).count();
-    let up = from.components().skip(common).map(|_| Component::ParentDir);
-    up.chain(to.components().skip(common)).collect()
-}
-
-/// Takes the write permissions of a file away.
-fn protect(path: &Path) -> Result<(), ToolError> {
-    let action = "take the write permission of";
+/// Takes the write permissions of a parent's file away, unless that would make its other children
+/// take it for another one.
+fn protect(child: &Path, parent: &DiskName, disk: &Disk) -> Result<(), ToolError> {
+    let (path, action) = (&parent.path, "take the write permission of");
     let facts = fs::metadata(path).map_err(ToolError::host(path, action))?;
     let mode = facts.permissions().mode();
-    if mode & 0o222 == 0 {
+    if mode & WRITE_PERMISSIONS == 0 {
         return Ok(());
     }
-    let permissions = fs::Permissions::from_mode(mode & !0o222);
+    if let Identity::File(_) = lasting::identity(disk)? {
+        let children = children_of(path, &[folder(child)])?.found;
+        if !children.is_empty() {
+            return Err(ToolError::KnownByTimes { parent: path.clone(), children });
+        }
+    }
+    let permissions = fs::Permissions::from_mode(mode & !WRITE_PERMISSIONS);
     fs::set_permissions(path, permissions).map_err(ToolError::host(path, action))
 }
 
@@ -188,18 +207,5 @@ pub(super) fn only_cohort(child: Format, parent: Format) -> bool {
         // To other programs, cohort names only these as backing files (docs/qcow2-extension.md).
         Format::Qcow2 => !matches!(parent, Format::Raw | Format::Qcow2),
         Format::Vhdx => parent != Format::Vhdx,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_way_from_a_folder_to_a_file() {
-        let way = |from: &str, to: &str| relative(from.as_ref(), to.as_ref());
-        assert_eq!(way("/a", "/a/base"), Path::new("base"));
-        assert_eq!(way("/a/b/c", "/a/d/base"), Path::new("../../d/base"));
-        assert_eq!(way("/", "/base"), Path::new("base"));
     }
 }

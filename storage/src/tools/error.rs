@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::siblings::Children;
 use crate::chain::ChainError;
 use crate::error::{DiskError, IoError};
 use crate::format::Format;
@@ -84,11 +85,23 @@ pub enum ToolError {
     #[error("{} is no child: it records no parent", .0.display())]
     NoParent(PathBuf),
     /// Changing a layer would damage its children.
-    #[error("{} has other children: {}", parent.display(), list(children))]
+    #[error("{} has other children: {} (of those in {})",
+        parent.display(), list(&known.found), list(&known.searched))]
     Children {
         /// The layer that was to be changed.
         parent: PathBuf,
         /// Those known of.
+        known: Children,
+    },
+    /// A change of the parent's permissions would look like one of its contents.
+    #[error(
+        "taking the write permission of {} changes its times, by which other children know it: {}",
+        parent.display(), list(children)
+    )]
+    KnownByTimes {
+        /// The parent.
+        parent: PathBuf,
+        /// Its children.
         children: Vec<PathBuf>,
     },
     /// Nothing says that the parent has what the child was made on.
@@ -153,6 +166,7 @@ impl ToolError {
                 | ToolError::LargerThanParent { .. }
                 | ToolError::NoParent(_)
                 | ToolError::Children { .. }
+                | ToolError::KnownByTimes { .. }
                 | ToolError::Unverified { .. }
                 | ToolError::Create { source: FormatError::Unsupported { .. }, .. }
         )
@@ -173,11 +187,14 @@ impl ToolError {
                 "write the whole disk to a new file: cohort disk convert {} NEW",
                 child.display()
             )),
-            ToolError::Children { children, .. } => Some(format!(
+            ToolError::Children { known, .. } => Some(format!(
                 "their contents rest on it: merge {} first, or --force, after which they do not \
                  open any more",
-                if children.len() == 1 { "that one" } else { "those" }
+                if known.found.len() == 1 { "that one" } else { "those" }
             )),
+            ToolError::KnownByTimes { .. } => {
+                Some("leave out --protect; a first child can protect its parent".to_owned())
+            }
             ToolError::Unverified { .. } => Some(
                 "if you know that its contents are right for the child, add --force".to_owned(),
             ),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::ToolError;
-use super::create::only_cohort;
+use super::create::{WRITE_PERMISSIONS, only_cohort};
 use super::one::OneLayer;
 use crate::chain::{ChainError, open};
 use crate::error::DiskError;
@@ -35,6 +35,8 @@ pub struct LayerEntry {
     pub file_size: u64,
     /// Bytes that the file takes of its file system.
     pub allocated: u64,
+    /// Nobody has the permission to write to it (`create --protect`).
+    pub protected: bool,
     /// Bytes of a logical block.
     pub sector: u32,
     /// Bytes that the layer takes from its parent at a time.
@@ -77,8 +79,8 @@ impl Linkage {
                 let kind = match error {
                     ChainError::Mismatch { .. } => "mismatch",
                     ChainError::Unlinked { .. } => "unlinked",
-                    ChainError::ParentMissing { .. } => "missing",
-                    ChainError::Cycle { .. } => "cycle",
+                    ChainError::ParentMissing { .. } | ChainError::NoSuchParent { .. } => "missing",
+                    ChainError::Cycle { .. } | ChainError::WouldCycle { .. } => "cycle",
                     ChainError::TooDeep { .. } => "too-deep",
                     ChainError::ParentInUse { .. } => "in-use",
                 };
@@ -158,6 +160,7 @@ fn entry(open: &OneLayer) -> Result<LayerEntry, DiskError> {
         size: info.size,
         file_size,
         allocated: facts.blocks().saturating_mul(512),
+        protected: facts.mode() & WRITE_PERMISSIONS == 0,
         sector: info.sector,
         granularity: info.granularity,
         identity: open.named(open.layer.identity())?,
@@ -179,22 +182,5 @@ fn below(
     }
     let parent = OneLayer::look(&path, Some(link.format))?;
     let found = parent.named(parent.layer.identity())?;
-    Ok((parent, verify(&child.path, link, &path, &found).err()))
-}
-
-/// Whether a parent with the identity `found` is the one that a child records.
-pub(super) fn verify(
-    child: &Path,
-    link: &ParentLink,
-    parent: &Path,
-    found: &Identity,
-) -> Result<(), ChainError> {
-    let (child, parent, found) = (child.to_owned(), parent.to_owned(), Box::new(found.clone()));
-    match link.identity.clone() {
-        Some(recorded) if recorded == *found => Ok(()),
-        Some(recorded) => {
-            Err(ChainError::Mismatch { child, parent, recorded: Box::new(recorded), found })
-        }
-        None => Err(ChainError::Unlinked { child, parent, found }),
-    }
+    Ok((parent, open::verify(&child.path, link, &path, &found).err()))
 }

@@ -37,7 +37,7 @@ pub use info::{DiskInfo, LayerEntry, Linkage, info};
 pub use map::{MapEntry, MapState, map};
 pub use name::DiskName;
 pub use relink::{Relink, Relinked, relink};
-pub use siblings::children_of;
+pub use siblings::{Children, children_of};
 
 /// Takes part in long work.
 pub trait Progress {

@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::compare::{Compared, compare};
 use super::create::{link, open_parent};
 use super::digest::digest;
 use super::info::info;
+use super::lasting;
 use super::name::DiskName;
 use super::one::OneLayer;
 use super::siblings::number_of;
-use super::{Progress, ToolError};
-use crate::chain::ChainError;
+use super::{Progress, ToolError, step};
+use crate::chain::{ChainError, open};
 use crate::error::DiskError;
 use crate::format::Format;
 use crate::link::ParentLink;
@@ -25,6 +27,8 @@ pub enum Relinked {
     ByIdentity,
     /// All of it reads as the child records.
     ByDigest,
+    /// All of it reads as the parent that the child records, which is still there unchanged.
+    ByContents,
     /// The user insists.
     ByForce,
 }
@@ -49,7 +53,7 @@ pub fn relink(order: &Relink, progress: &dyn Progress) -> Result<Relinked, ToolE
     let layer = OneLayer::open(child, order.format, Use::Write)?;
     let old = layer.layer.info().parent.clone();
     let old = old.ok_or_else(|| ToolError::NoParent(child.clone()))?;
-    let (parent, disk) = open_parent(&order.parent)?;
+    let (parent, disk) = open_parent(&order.parent, child)?;
     let new = link(child, &parent, &disk)?;
     let contents = match (old.digest, old.identity == new.identity) {
         (Some(recorded), false) => Some((recorded, digest(&disk, progress)?)),
@@ -59,6 +63,7 @@ pub fn relink(order: &Relink, progress: &dyn Progress) -> Result<Relinked, ToolE
         _ if old.identity == new.identity => Relinked::ByIdentity,
         Some((recorded, found)) if recorded == found => Relinked::ByDigest,
         _ if order.force => Relinked::ByForce,
+        _ if reads_as_before(child, &old, &parent, progress)? => Relinked::ByContents,
         _ => {
             let Some(found) = new.identity else { return Err(ToolError::NoParent(parent.path)) };
             return Err(ToolError::Unverified {
@@ -71,19 +76,40 @@ pub fn relink(order: &Relink, progress: &dyn Progress) -> Result<Relinked, ToolE
         }
     };
     let digest = old.digest.filter(|_| how != Relinked::ByForce);
+    step(progress, disk.size().get(), disk.size().get())?;
     layer.named(layer.layer.set_parent(&ParentLink { digest, ..new }))?;
     layer.close()?;
     Ok(how)
 }
 
-/// Refuses a parent that rests on the child.
+/// Whether the parent that the child records is there as it was, and `new` reads as it does.
+fn reads_as_before(
+    child: &Path,
+    link: &ParentLink,
+    new: &DiskName,
+    progress: &dyn Progress,
+) -> Result<bool, ToolError> {
+    // Whatever is wrong with the old one, it tells nothing then.
+    let Ok((_, path)) = open::find_parent(link, child) else { return Ok(false) };
+    let name = DiskName { path, format: Some(link.format), allow_mismatch: false };
+    let Ok(disk) = name.open() else { return Ok(false) };
+    if Some(lasting::identity(&disk)?) != link.identity {
+        return Ok(false);
+    }
+    let Compared { difference, sizes } = compare(&name, new, progress)?;
+    Ok(difference.is_none() && sizes.0 == sizes.1)
+}
+
+/// Refuses a parent that is, or rests on, the child.
 fn refuse_cycle(child: &Path, parent: &DiskName) -> Result<(), ToolError> {
     let number = number_of(child);
-    let layers = info(&parent.path, parent.format)?.layers;
-    let cycle = number.is_some() && layers.iter().any(|layer| number_of(&layer.path) == number);
-    if !cycle {
+    let layers = info(&parent.path, parent.format).map_err(|error| match error {
+        ToolError::Disk(error) => error.of_parent(child).into(),
+        error => error,
+    })?;
+    if number.is_none() || layers.layers.iter().all(|layer| number_of(&layer.path) != number) {
         return Ok(());
     }
-    let (path, child) = (child.to_owned(), parent.path.clone());
-    Err(DiskError::from(ChainError::Cycle { path, child }).into())
+    let (parent, child) = (parent.path.clone(), child.to_owned());
+    Err(DiskError::from(ChainError::WouldCycle { parent, child }).into())
 }

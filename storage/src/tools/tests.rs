@@ -14,6 +14,7 @@ use crate::error::DiskError;
 use crate::format::Format;
 use crate::formats::NewLayer;
 use crate::link::ParentLink;
+use crate::testkit;
 
 const MIB: u64 = 1 << 20;
 
@@ -141,7 +142,7 @@ fn a_merge_that_is_stopped_leaves_a_child_that_reads_as_before() {
     let path = folder.path().join("child.layer");
     let order = Convert { parent: Some(named(&base)), ..copy(&wanted, &path) };
     convert(&order, &Unwatched).unwrap();
-    let order = Commit { child: named(&path), force: false, delete: true };
+    let order = Commit { child: named(&path), force: false, folders: Vec::new(), delete: true };
     let error = commit(&order, &Impatient(Cell::new(4))).unwrap_err();
     assert!(matches!(error, ToolError::Interrupted), "{error:?}");
     assert!(differs(&base, &wanted).is_some(), "it was not stopped");
@@ -160,9 +161,10 @@ fn layers_that_rest_on_a_file_are_found_by_the_file_and_not_its_name() {
     fs::write(folder.path().join("c.layer"), "no layer").unwrap();
     let link = folder.path().join("link.raw");
     fs::hard_link(&base, &link).unwrap();
-    assert_eq!(children_of(&link, &[]), [first.canonicalize().unwrap()]);
-    assert_eq!(children_of(&first, &[]), [second.canonicalize().unwrap()]);
-    assert!(children_of(&second, &[]).is_empty());
+    let children = |path| children_of(path, &[]).unwrap().found;
+    assert_eq!(children(&link), [first.canonicalize().unwrap()]);
+    assert_eq!(children(&first), [second.canonicalize().unwrap()]);
+    assert!(children(&second).is_empty());
 }
 
 #[test]
@@ -180,6 +182,7 @@ fn the_deepest_chain_takes_no_more() {
             identity: Some(identity),
             digest: None,
             overridden: None,
+            overridden_below: Vec::new(),
         };
         top = folder.path().join(format!("{number}.layer"));
         let layer = NewLayer { size: MIB, sector: 512, parent: Some(parent), fixed: false };
@@ -245,13 +248,64 @@ fn a_base_has_nothing_to_relink_or_commit() {
     assert!(matches!(error, ToolError::NoParent(_)), "{error:?}");
     let order = Relink { parent: named(&base), ..order };
     let error = relink(&order, &Unwatched).unwrap_err();
-    let ToolError::Disk(DiskError::Chain(ChainError::Cycle { .. })) = error else {
+    let ToolError::Disk(DiskError::Chain(ChainError::WouldCycle { .. })) = error else {
         panic!("{error:?}")
     };
-    let order = Commit { child: named(&base), force: false, delete: true };
+    let order = Commit { child: named(&base), force: false, folders: Vec::new(), delete: true };
     let error = commit(&order, &Unwatched).unwrap_err();
     assert!(matches!(error, ToolError::NoParent(_)), "{error:?}");
     let checked = check(&base, None, true, true, &Unwatched).unwrap();
     assert_eq!((checked.status(), checked.layers.len()), (0, 1));
     assert!(matches!(info(&base, None).unwrap().layers[0].linkage, Linkage::Base));
+}
+
+#[test]
+fn the_way_out_of_a_chain_that_is_too_deep_works() {
+    let folder = folder();
+    let base = raw(folder.path(), "base.raw", MIB, &[(0, b"base")]);
+    let at = |number: u32| folder.path().join(format!("{number}.layer"));
+    let child = |path: &Path, parent: &Path| {
+        create(&Create { parent: Some(named(parent)), ..new(path) }, &Unwatched)
+    };
+    child(&at(1), &base).unwrap();
+    for layer in 2..256 {
+        // Without opening all of the chain each time.
+        let below = OneLayer::look(&at(layer - 1), None).unwrap();
+        let parent = Some(ParentLink {
+            relative: Some(format!("{}.layer", layer - 1).into()),
+            absolute: None,
+            format: Format::Layer,
+            identity: Some(below.layer.identity().unwrap()),
+            digest: None,
+            overridden: None,
+            overridden_below: Vec::new(),
+        });
+        let new = NewLayer { size: MIB, sector: 512, parent, fixed: false };
+        testkit::create_linked(&at(layer), &new).unwrap();
+    }
+    let deep = |error: ToolError| {
+        let chain = error.chain().unwrap();
+        assert!(matches!(chain, ChainError::TooDeep { .. }), "{chain:?}");
+        assert!(chain.help().contains("convert") && chain.help().contains("relink"));
+    };
+    deep(child(&at(256), &at(255)).unwrap_err());
+    let order = Convert { parent: Some(named(&at(255))), ..copy(&base, &at(256)) };
+    deep(convert(&order, &Unwatched).unwrap_err());
+    // One more, further down.
+    child(&at(0), &base).unwrap();
+    let relinked = |child: u32, parent: &Path| {
+        let (child, parent) = (at(child), named(parent));
+        relink(&Relink { child, format: None, parent, force: false }, &Unwatched).unwrap()
+    };
+    assert_eq!(relinked(1, &at(0)), Relinked::ByContents);
+    deep(compare(&named(&at(255)), &named(&base), &Unwatched).unwrap_err());
+    let folders = Vec::new();
+    let order = Commit { child: named(&at(255)), force: false, folders, delete: false };
+    deep(commit(&order, &Unwatched).unwrap_err());
+    let checked = check(&at(255), None, false, false, &Unwatched).unwrap();
+    assert_eq!((checked.status(), checked.layers.len()), (44, 256));
+    // As the help says; nobody need insist, since the contents are the same.
+    convert(&copy(&at(100), &at(1000)), &Unwatched).unwrap();
+    assert_eq!(relinked(101, &at(1000)), Relinked::ByContents);
+    assert_eq!(differs(&at(255), &base), None);
 }

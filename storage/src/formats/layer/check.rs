@@ -75,6 +75,10 @@ impl RuntimeLayer {
             // Holes and zeroes read the same.
             return Ok(());
         }
+        if self.header().seal.is_none() && self.info.read_only {
+            let what = "it was not closed in order: no seal says which blocks are written";
+            found.push(Finding { what: what.to_owned(), harmless: true, repaired: false });
+        }
         if !self.info.read_only {
             self.image.sync().map_err(FormatError::host("sync", 0))?;
         }

@@ -62,6 +62,7 @@ impl Place {
                 identity: Some(Identity::File(identity)),
                 digest: None,
                 overridden: None,
+                overridden_below: Vec::new(),
             }
         });
         below.resize(usize::try_from(size).unwrap(), 0);

@@ -58,7 +58,8 @@ struct Table {
     active: bool,
 }
 
-/// Compares, and with `repair` lowers counts that are too high.
+/// Compares, and with `repair` puts counts right, but for clusters that are used twice and counted
+/// less.
 pub(super) fn check(map: &mut Map, repair: bool) -> Result<Vec<Finding>, FormatError> {
     if map.image.is_writable() {
         map.flush()?;
@@ -233,7 +234,12 @@ fn compare(map: &mut Map, check: &mut Check, repair: bool) -> Result<(), FormatE
         let (found, counted) = (u64::from(check.counts[at]), map.refcounts.get(&image, cluster)?);
         let place = cluster << bits;
         if counted < found {
-            check.tell(false, false, || {
+            // What one table refers to is its own, and was only not counted.
+            let mend = repair && found == 1;
+            if mend {
+                map.refcounts.set(&image, cluster, found)?;
+            }
+            check.tell(false, mend, || {
                 format!("the cluster at {place:#x} is used {found} times and counted {counted}")
             });
         } else if counted > found && !map.header.has_bitmaps() {

@@ -172,6 +172,7 @@ pub(super) fn parent(header: &Header) -> Result<Option<ParentLink>, FormatError>
         identity: None,
         digest: None,
         overridden: None,
+        overridden_below: Vec::new(),
     }))
 }
 

@@ -91,6 +91,7 @@ fn link(path: &Path, format: Format) -> ParentLink {
         identity: Some(identity),
         digest: None,
         overridden: None,
+        overridden_below: Vec::new(),
     }
 }
 

@@ -405,6 +405,10 @@ impl Layer for VhdxLayer {
         }
         let mut shared = lock(&self.shared);
         let (mut findings, end) = check::check(&mut shared.map)?;
+        if self.info.read_only && !writer.headers.current().log.is_nil() {
+            let what = "it was not closed in order: its log is to be replayed".to_owned();
+            findings.push(Finding { what, harmless: true, repaired: false });
+        }
         // What requests under way have set aside must stay.
         if mend && shared.pending.is_empty() && end < shared.map.space.end() {
             let Writer { headers, journal, .. } = &mut *writer;

@@ -96,6 +96,7 @@ fn standard<'a>(
             identity,
             digest: None,
             overridden: None,
+            overridden_below: Vec::new(),
         },
     })
 }
@@ -164,6 +165,12 @@ mod tests {
             identity: Some(Identity::fresh()),
             digest: Some(crate::identity::Digest([3; 32])),
             overridden: Some(Identity::fresh()),
+            overridden_below: vec![crate::link::Overridden {
+                child: "/images/child.layer".into(),
+                parent: "/images/bases/base".into(),
+                recorded: None,
+                found: Identity::fresh(),
+            }],
         }
     }
 

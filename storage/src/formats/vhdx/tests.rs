@@ -59,6 +59,7 @@ fn link(format: Format, relative: &str, identity: Identity) -> ParentLink {
         identity: Some(identity),
         digest: None,
         overridden: None,
+        overridden_below: Vec::new(),
     }
 }
 

@@ -16,7 +16,13 @@ pub(super) struct Args {
     /// Its format [default: what the name's extension tells]
     #[arg(long, value_name = FORMATS, value_parser = format)]
     format: Option<Format>,
-    /// Mend what can be mended without loss, in this layer alone
+    /// Mend what can be mended without loss, in this layer alone, and only if all layers fit
+    /// together
+    ///
+    /// In all formats, metadata that a crash left behind: a vhdx log that is to be replayed and
+    /// space at the file's end that is of no use; qcow2 clusters that are counted and not used, or
+    /// used once and not counted; the seal, the witness and the spare header of a layer. Contents
+    /// are never changed.
     #[arg(long)]
     repair: bool,
     /// Where a parent has another identity than its child records: if the child records a digest,
@@ -70,6 +76,9 @@ fn show(checked: &Checked) -> String {
         } else if layer.findings.is_empty() && !layer.renewed {
             let _ = writeln!(text, "{path}: nothing wrong");
         }
+    }
+    if checked.not_mended {
+        text.push_str("nothing is mended while the layers do not fit together\n");
     }
     text
 }

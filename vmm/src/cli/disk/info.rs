@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::PathBuf;
 
 use storage::tools::{self, LayerEntry, Linkage};
-use storage::{Format, ParentLink};
+use storage::{Format, Identity, Overridden, ParentLink};
 
 use super::{Done, FORMATS, both_sizes, failed, format, print_json, print_shown};
 
@@ -47,6 +47,9 @@ fn show(layer: &LayerEntry) -> String {
     line("size", &both_sizes(layer.size));
     let file = format!("{} of {} bytes", layer.allocated, layer.file_size);
     line("on disk", &file);
+    if layer.protected {
+        line("protected", "nobody has the permission to write to it");
+    }
     line("sector", &layer.sector.to_string());
     line("granularity", &layer.granularity.to_string());
     line("identity", &layer.identity.to_string());
@@ -59,8 +62,17 @@ fn show(layer: &LayerEntry) -> String {
     if let Some(digest) = &link.digest {
         line("  digest", &digest.to_string());
     }
-    if let Some(overridden) = &link.overridden {
-        line("  overridden", &format!("was opened with --allow-mismatch on {overridden}"));
+    if let Some(found) = &link.overridden {
+        line("  overridden", &format!("was opened with --allow-mismatch on {found}"));
+    }
+    for Overridden { child, parent, recorded, found } in &link.overridden_below {
+        let recorded = recorded.as_ref().map_or_else(|| "nothing".to_owned(), Identity::to_string);
+        let (child, parent) = (child.display(), parent.display());
+        let text = format!(
+            "was opened with --allow-mismatch while {child} recorded {recorded} of {parent}, which \
+             had {found}"
+        );
+        line("  overridden", &text);
     }
     line("link", layer.linkage.word());
     if let Linkage::Broken { message, help, .. } = &layer.linkage {

@@ -10,8 +10,9 @@ use super::{Done, FORMATS, Watch, failed, format, named, print_json, print_shown
 
 /// Records where a layer's parent is now, if it is still the same one
 ///
-/// It is if it has the identity that the layer records, or, where the layer records a digest, if
-/// it reads as that says. The layer's own contents and identity stay as they are.
+/// It is if it has the identity that the layer records; or, where the layer records a digest, if
+/// it reads as that says; or if it reads as the recorded parent, should that be there unchanged.
+/// The layer's own contents and identity stay as they are.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The layer
@@ -35,7 +36,7 @@ pub(super) struct Args {
 
 pub(super) fn main(args: Args) -> Done {
     let Args { child, format, parent, parent_format, force, json } = args;
-    let watch = Watch::start("digest")?;
+    let watch = Watch::start("compare")?;
     let order = Relink { child, format, parent: named(parent, parent_format), force };
     let how = tools::relink(&order, &watch).map_err(|error| failed(error, Some(&watch)))?;
     drop(watch);
@@ -45,6 +46,7 @@ pub(super) fn main(args: Args) -> Done {
         let why = match how {
             Relinked::ByIdentity => "its identity is the recorded one",
             Relinked::ByDigest => "its contents are those of the recorded digest",
+            Relinked::ByContents => "it reads as the recorded one, which is still there",
             Relinked::ByForce => "not verified, as --force says",
         };
         let (child, parent) = (order.child.display(), order.parent.path.display());

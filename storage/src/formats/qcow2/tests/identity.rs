@@ -149,6 +149,7 @@ fn qemu_refuses_what_it_cannot_follow() {
         identity: Some(Identity::fresh()),
         digest: None,
         overridden: None,
+        overridden_below: Vec::new(),
     };
     make(&path, 1 << 20, Some(parent.clone()));
     assert_eq!(layer(&path, false).info().parent, Some(parent.clone()));
