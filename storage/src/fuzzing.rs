@@ -43,11 +43,11 @@ pub fn open_input(format: Format, input: &[u8]) {
     if flags & MEND != 0 {
         input::mend_checksums(format, &file);
     }
-    open_file(format, &file, flags & !WRITE);
+    use_file(format, &file, flags & !WRITE);
     if flags & WRITE != 0 {
-        open_file(format, &file, flags);
+        use_file(format, &file, flags);
         // What it was made into must be no worse.
-        open_file(format, &file, flags & !WRITE);
+        use_file(format, &file, flags & !WRITE);
     }
 }
 
@@ -59,35 +59,42 @@ pub fn read_link(input: &[u8]) {
     assert_eq!(ParentLink::from_json(&text).ok(), Some(link));
 }
 
-/// Inputs to begin with: images that cohort makes, fresh and used.
+/// Inputs to begin with: images that cohort makes, fresh, used, and left while in use.
 pub fn seeds(format: Format) -> Vec<Vec<u8>> {
-    let link = ParentLink {
-        relative: Some("parent.raw".into()),
-        absolute: Some("/disks/parent.raw".into()),
-        format: Format::Raw,
+    let link = |format| ParentLink {
+        relative: Some("parent".into()),
+        absolute: Some("/disks/parent".into()),
+        format,
         identity: Some(Identity::Id(uuid::Uuid::from_bytes([7; 16]))),
         digest: None,
         overridden: None,
         overridden_below: Vec::new(),
     };
+    let base = NewLayer { size: 3 << 20, sector: 512, parent: None, fixed: false };
     let mut seeds = Vec::new();
-    for (size, parent) in [(3 << 20, None), (3 << 20, Some(link)), (5 << 30, None)] {
-        for used in [false, true] {
-            let new = NewLayer { size, sector: 512, parent: parent.clone(), fixed: false };
-            let Ok(file) = sys::memory_file() else { continue };
-            let Some(image) = layer_image(&file, true) else { continue };
-            if formats::create(format, &image, &new).is_err() {
-                continue;
-            }
-            drop(image);
-            if used {
-                open_file(format, &file, WRITE);
-            }
-            seeds
-                .extend(input::of(&[file]).map(|rest| [vec![MEND | WRITE | CHECK], rest].concat()));
+    for new in [
+        base.clone(),
+        NewLayer { size: 5 << 30, ..base.clone() },
+        NewLayer { sector: 4096, ..base.clone() },
+        // Records of parents that the format was not made for, and of one that it was.
+        NewLayer { parent: Some(link(Format::Raw)), ..base.clone() },
+        NewLayer { parent: Some(link(format)), ..base },
+    ] {
+        let Ok(file) = sys::memory_file() else { continue };
+        let Some(image) = layer_image(&file, true) else { continue };
+        if formats::create(format, &image, &new).is_err() {
+            continue;
         }
+        drop(image);
+        seeds.push(input::of([(&file, format)]));
+        let disk = use_file(format, &file, WRITE);
+        // What a crash would leave now, such as a log to be replayed.
+        seeds.push(input::of([(&file, format)]));
+        drop(disk);
+        seeds.push(input::of([(&file, format)]));
     }
-    seeds
+    let flags = vec![MEND | WRITE | CHECK];
+    seeds.into_iter().flatten().map(|image| [flags.clone(), image].concat()).collect()
 }
 
 /// Puts inputs to begin with into the folder that `COHORT_FUZZ_SEEDS` names, if it names one.
@@ -114,11 +121,11 @@ fn layer_image(file: &File, writable: bool) -> Option<Arc<ImageFile>> {
 }
 
 /// Opens the layer without its parents, whose bytes are zero then, and uses it as a guest does.
-fn open_file(format: Format, file: &File, flags: u8) {
+fn use_file(format: Format, file: &File, flags: u8) -> Option<Disk> {
     let writable = flags & WRITE != 0;
-    let Some(image) = layer_image(file, writable) else { return };
+    let image = layer_image(file, writable)?;
     let layer = LayerFile { image: Arc::clone(&image), id: FileId(0), memory: 32 << 20 };
-    let Ok(top) = formats::open(format, layer) else { return };
+    let top = formats::open(format, layer).ok()?;
     let _ = top.identity();
     check(&*top, file, flags, false);
     let size = top.info().size;
@@ -127,22 +134,40 @@ fn open_file(format: Format, file: &File, flags: u8) {
         engine: EngineChoice::Positional,
         ..DiskOptions::default()
     };
-    let chain = Chain::of_one(top.into());
-    let Ok(disk) = Disk::assemble(chain, &[image], &options) else { return };
-    let last = (size - 1) / 4096 * 4096;
-    for (start, len) in [(0, 1 << 20), (size / 2 / 4096 * 4096, 65_536), (last, 4096)] {
+    let disk = Disk::assemble(Chain::of_one(top.into()), &[image], &options).ok()?;
+    for (start, len) in [(0, 1 << 20), (size / 2 / 4096 * 4096, 65_536), (last(size), 4096)] {
         ask(&disk, Operation::Read, start, len);
     }
-    if !writable {
-        return;
+    if writable {
+        change(&disk);
+        let top = disk.state().chain.top();
+        if let Some(parent) = &top.info().parent {
+            let _ = top.set_parent(parent);
+        }
+        check(top, file, flags, true);
     }
-    ask(&disk, Operation::Write, 8192, 512);
-    ask(&disk, Operation::Write, size / 2 / 4096 * 4096, 70 * 512);
-    ask(&disk, Operation::Flush, 0, 0);
-    ask(&disk, Operation::Discard, 4096, 2 << 20);
-    ask(&disk, Operation::WriteZeroes { unmap: true }, 0, 65_536);
-    ask(&disk, Operation::Write, last, 512);
-    check(disk.state().chain.top(), file, flags, true);
+    Some(disk)
+}
+
+/// Changes a disk as guests do; says whether any of it was done.
+fn change(disk: &Disk) -> bool {
+    let size = disk.size().get();
+    let border = size / 2 / 65_536 * 65_536;
+    let zeroes = Operation::WriteZeroes { unmap: true };
+    let done = [
+        ask(disk, Operation::Write, 8192, 4096),
+        ask(disk, Operation::Write, border.saturating_sub(4096), 8192),
+        ask(disk, Operation::Flush, 0, 0),
+        ask(disk, Operation::Discard, 4096, 2 << 20),
+        ask(disk, zeroes, 0, 65_536),
+        ask(disk, Operation::Write, last(size), 4096),
+    ];
+    done.iter().any(Option::is_some)
+}
+
+/// Where the last page of a disk begins.
+fn last(size: u64) -> u64 {
+    (size - 1) / 4096 * 4096
 }
 
 /// Checks a layer, if that is wanted and cannot rightly take long.
@@ -156,7 +181,8 @@ fn check(layer: &dyn Layer, file: &File, flags: u8, repair: bool) {
 /// One request, cut to the disk. Its answer does not matter, as long as there is one; if it is a
 /// good one, gives a checksum of what was read or written.
 fn ask(disk: &Disk, operation: Operation, start: u64, len: u64) -> Option<u32> {
-    let len = len.min(disk.size().get().saturating_sub(start)) / 512 * 512;
+    let unit = u64::from(disk.logical_block_size());
+    let len = len.min(disk.size().get().saturating_sub(start)) / unit * unit;
     let range = DiskRange::new(start, len)?;
     let mut memory = AlignedBuffer::new(usize::try_from(len).ok()?);
     memory.bytes().fill(0x5a);
@@ -187,13 +213,22 @@ mod tests {
     #[test]
     fn seeds_are_accepted() {
         for format in Format::ALL {
-            for seed in seeds(format) {
-                open_input(format, &seed);
+            let seeds = seeds(format);
+            let images = match format {
+                // No parents, and nothing as long as 5 GiB.
+                Format::Raw => 2,
+                // Nothing as long, or no sectors of 4096 bytes.
+                Format::Layer | Format::Qcow2 => 4,
+                Format::Vhdx => 5,
+            };
+            assert_eq!(seeds.len(), 3 * images, "{format}");
+            for seed in seeds {
+                assert!(seed.len() <= 32_768, "{format}: {}", seed.len());
                 let files = [sys::memory_file().unwrap()];
                 input::fill(&files, &seed[1..]).unwrap();
-                let image = layer_image(&files[0], true).unwrap();
-                let layer = LayerFile { image, id: FileId(0), memory: 32 << 20 };
-                formats::open(format, layer).unwrap();
+                use_file(format, &files[0], 0).unwrap();
+                use_file(format, &files[0], WRITE).unwrap();
+                open_input(format, &seed);
             }
         }
         read_link(&link_seed());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{CHECK, CHECKED_MAX, MEND, WRITE, ask, input};
+use super::{CHECK, CHECKED_MAX, MEND, WRITE, ask, change, input, last};
 use crate::chain::open;
 use crate::disk::{Disk, DiskOptions, EngineChoice, MapMemory};
 use crate::engine::sys;
@@ -47,7 +47,7 @@ pub fn open_chain(input: &[u8]) {
     let before = visit(&folder, top, flags & !WRITE);
     if flags & WRITE != 0 {
         let writable = visit(&folder, top, flags);
-        agree(&before, &writable);
+        compare(&before, &writable);
         // What it was made into must be no worse.
         visit(&folder, top, flags & !WRITE);
     }
@@ -66,9 +66,8 @@ pub fn chain_seeds() -> Vec<Vec<u8>> {
             seeds.push(seed(&[top, base], None, all));
             seeds.push(seed(&[top, base], None, MEND | WRITE | ALLOW | FORGET));
         }
-        // Without the record being made right, of a base as if another had been there before.
-        seeds.push(seed(&[top, Vhdx], Some((1, Vhdx)), MEND));
-        // Its own ancestor, and one whose parent is missing.
+        // A parent that is another than it was, one that is its own ancestor, one that is missing.
+        seeds.push(seed(&[top, Layer], Some((2, Raw)), MEND));
         seeds.push(seed(&[Layer, top], Some((0, Layer)), all));
         seeds.push(seed(&[Qcow2, top], Some((7, Raw)), all));
     }
@@ -88,6 +87,9 @@ pub fn chain_seeds() -> Vec<Vec<u8>> {
 /// A chain of these formats, top first; `last` is what the base names as its parent, if it does.
 fn seed(chain: &[Format], last: Option<(usize, Format)>, flags: u8) -> Option<Vec<u8>> {
     let folder = Folder::new()?;
+    let made = |files: &[File]| {
+        input::of(files.iter().zip(chain.iter().copied().chain(std::iter::repeat(Format::Raw))))
+    };
     let stranger = || Identity::Id(uuid::Uuid::from_bytes([7; 16]));
     let mut parent = last.map(|(number, format)| link(number, format, stranger()));
     let mut formats = 0;
@@ -100,15 +102,22 @@ fn seed(chain: &[Format], last: Option<(usize, Format)>, flags: u8) -> Option<Ve
         let image = Arc::new(ImageFile::new(folder.files[number].try_clone().ok()?, &path, true));
         formats::create(format, &image, &new).ok()?;
         let options = options(format, WRITE | ALLOW);
-        if let Ok(disk) = Disk::open(&path, &options) {
-            ask(&disk, Operation::Write, 65_536 * number as u64 + 512, 512);
-            ask(&disk, Operation::WriteZeroes { unmap: true }, (1 << 20) - 4096, 8192);
+        let disk = Disk::open(&path, &options).ok();
+        if let Some(disk) = &disk {
+            ask(disk, Operation::Write, 65_536 * number as u64 + 512, 512);
+            ask(disk, Operation::WriteZeroes { unmap: true }, (1 << 20) - 4096, 8192);
+            ask(disk, Operation::Flush, 0, 0);
         }
+        if number == 0 && flags & ALLOW != 0 {
+            // What a crash would leave now, such as a log to be replayed.
+            return Some([vec![flags, formats], made(&folder.files)?].concat());
+        }
+        drop(disk);
         let identity =
             open::open_layer(format, &image, 0, MapMemory::default()).ok()?.identity().ok()?;
         parent = Some(link(number, format, identity));
     }
-    Some([vec![flags, formats], input::of(&folder.files)?].concat())
+    Some([vec![flags, formats], made(&folder.files)?].concat())
 }
 
 fn link(number: usize, format: Format, identity: Identity) -> ParentLink {
@@ -237,42 +246,27 @@ fn visit(folder: &Folder, format: Format, flags: u8) -> Vec<Option<u32>> {
         });
         assert_eq!(end, size, "the map ends elsewhere than the disk");
     }
-    let (middle, last) = (size / 2 / 4096 * 4096, (size - 1) / 4096 * 4096);
+    let middle = size / 2 / 4096 * 4096;
     let read = || {
-        [(0, 1 << 20), ((1 << 20) - 8192, 65_536), (middle, 65_536), (last, 4096)]
+        [(0, 1 << 20), ((1 << 20) - 8192, 65_536), (middle, 65_536), (last(size), 4096)]
             .map(|(start, len)| ask(&disk, Operation::Read, start, len))
             .to_vec()
     };
     let first = read();
     if flags & WRITE != 0 {
-        change(&disk, [0, middle, last]);
+        let top = disk.state().chain.top();
+        let before = top.identity().ok();
+        // What tells a raw file's contents is the time, which may not have moved on.
+        if change(&disk) && top.info().format != Format::Raw {
+            assert_ne!(before, top.identity().ok(), "contents changed, and the identity did not");
+        }
         read();
     }
     first
 }
 
-/// Changes the disk as guests do. Its identity must change with it.
-fn change(disk: &Disk, places: [u64; 3]) {
-    let top = disk.state().chain.top();
-    let before = top.identity().ok();
-    let [_, middle, last] = places;
-    let zeroes = Operation::WriteZeroes { unmap: true };
-    let done = [
-        ask(disk, Operation::Write, 8192, 512),
-        ask(disk, Operation::Write, middle, 70 * 512),
-        ask(disk, Operation::Discard, 4096, 2 << 20),
-        ask(disk, zeroes, 0, 65_536),
-        ask(disk, Operation::Write, last, 512),
-    ];
-    ask(disk, Operation::Flush, 0, 0);
-    // What tells a raw file's contents is the time, which may not have moved on.
-    if done.iter().any(Option::is_some) && top.info().format != Format::Raw {
-        assert_ne!(before, top.identity().ok(), "contents changed, and the identity did not");
-    }
-}
-
 /// What was read for the first time must be the same, as far as it was read both times.
-fn agree(one: &[Option<u32>], other: &[Option<u32>]) {
+fn compare(one: &[Option<u32>], other: &[Option<u32>]) {
     for (one, other) in one.iter().zip(other) {
         if let (Some(one), Some(other)) = (one, other) {
             assert_eq!(one, other, "a chain reads as something else when it can be written");

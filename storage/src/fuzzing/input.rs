@@ -7,14 +7,15 @@ use crate::engine::sys;
 use crate::format::Format;
 
 /// The longest file an input can make, in bytes.
-const FILE_MAX: u64 = 64 << 20;
+const FILE_MAX: u64 = 256 << 20;
 /// The unit of the places of patches, and of the lengths of files.
 const UNIT: u64 = 8;
 const BLOCK: u64 = 4096;
+const BLOCK_BYTES: usize = 4096;
 /// Where in a patch's place the number of its file begins.
 const NUMBER: u32 = 30;
 
-/// Makes `N` files in memory of what `make` gives: lengths in blocks (2 bytes each), then patches.
+/// Makes empty files into what an input says: their lengths in blocks (2 bytes each), then patches.
 /// Each of these is a place (4 bytes: the number of the file, and units from its start), a length
 /// (2 bytes), and as many bytes, or as many as are left.
 pub(super) fn fill<const N: usize>(files: &[File; N], input: &[u8]) -> Option<()> {
@@ -36,44 +37,57 @@ pub(super) fn fill<const N: usize>(files: &[File; N], input: &[u8]) -> Option<()
     Some(())
 }
 
-/// The input of [`fill`] that makes these files; `None` if one is too long.
-pub(super) fn of(files: &[File]) -> Option<Vec<u8>> {
+/// The input of [`fill`] that makes these files, which are images of these formats; `None` if one
+/// is too long.
+pub(super) fn of<'f>(files: impl IntoIterator<Item = (&'f File, Format)>) -> Option<Vec<u8>> {
     let (mut lengths, mut patches) = (Vec::new(), Vec::new());
-    for (number, file) in (0..).zip(files) {
+    for (number, (file, format)) in (0..).zip(files) {
         let len = file.metadata().ok().filter(|facts| facts.len() <= FILE_MAX)?.len();
         let blocks = u16::try_from(len.div_ceil(BLOCK)).unwrap_or(u16::MAX);
         lengths.extend_from_slice(&blocks.to_le_bytes());
-        let (mut written, mut bytes) = (Vec::new(), vec![0; usize::try_from(len).ok()?]);
+        let mut written = Vec::new();
         sys::written_ranges(file, 0, len, &mut written).ok()?;
         for (start, len) in written {
-            let start = usize::try_from(start).ok()?;
-            let part = bytes.get_mut(start..start + usize::try_from(len).ok()?)?;
-            file.read_exact_at(part, start as u64).ok()?;
+            let mut bytes = vec![0; usize::try_from(len).ok()?];
+            file.read_exact_at(&mut bytes, start).ok()?;
+            patches_of(number, start, &bytes, &mut patches)?;
+            let blocks = (start..).step_by(BLOCK_BYTES).zip(bytes.chunks(BLOCK_BYTES));
+            for (at, _) in blocks.filter(|(_, block)| block.iter().all(|&byte| byte == 0)) {
+                // Only this format cares that a block of zeroes has been written.
+                if format == Format::Layer {
+                    patch(number, at, &[0], &mut patches)?;
+                }
+            }
         }
-        patch(number << NUMBER, &bytes, &mut patches)?;
     }
     Some([lengths, patches].concat())
 }
 
-/// Appends the patches that make a file's bytes, whose places begin at `first`.
-fn patch(first: u32, bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
+/// Appends the patches that make a file's bytes from `first` on.
+fn patches_of(number: u32, first: u64, bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
     let mut at = 0;
     while let Some(found) = bytes[at..].iter().position(|&byte| byte != 0) {
         let start = (at + found) / 8 * 8;
         // A patch ends where 64 bytes are zero.
         let mut end = start;
-        while end < bytes.len() && end - start < 4096 {
+        while end < bytes.len() && end - start < BLOCK_BYTES {
             let next = &bytes[end..bytes.len().min(end + 64)];
             match next.iter().rposition(|&byte| byte != 0) {
                 Some(last) => end += last + 1,
                 None => break,
             }
         }
-        out.extend_from_slice(&(first + u32::try_from(start / 8).ok()?).to_le_bytes());
-        out.extend_from_slice(&u16::try_from(end - start).ok()?.to_le_bytes());
-        out.extend_from_slice(&bytes[start..end]);
+        patch(number, first + start as u64, &bytes[start..end], out)?;
         at = end;
     }
+    Some(())
+}
+
+fn patch(number: u32, at: u64, bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let place = u32::try_from(at / UNIT).ok()? | number << NUMBER;
+    out.extend_from_slice(&place.to_le_bytes());
+    out.extend_from_slice(&u16::try_from(bytes.len()).ok()?.to_le_bytes());
+    out.extend_from_slice(bytes);
     Some(())
 }
 
@@ -137,7 +151,7 @@ mod tests {
                 file.write_all_at(&vec![9; len], at).unwrap();
             }
         }
-        let input = of(&files).unwrap();
+        let input = of(files.iter().map(|file| (file, Format::Raw))).unwrap();
         assert!(input.len() < 11_000);
         let copies = [sys::memory_file().unwrap(), sys::memory_file().unwrap()];
         fill(&copies, &input).unwrap();
