@@ -5,6 +5,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use cohort_tests::disks::Disks;
+use cohort_tests::kvm_is_there;
+use cohort_tests::processes::Signal;
 use rustix::fs::FlockOperation;
 
 /// `base.raw`, `mid.layer` on top of it, and `top.layer`.
@@ -175,4 +177,66 @@ fn a_protected_parent_is_told_and_may_be_protected_already() {
     disks.done("create @c.layer --parent @own.layer");
     disks.done("create @d.layer --parent @own.layer --protect");
     disks.done("check @c.layer");
+}
+
+#[test]
+fn what_a_killed_guest_leaves_behind_is_told_and_mended() {
+    if !kvm_is_there() {
+        return;
+    }
+    for (format, what) in [("layer", "no seal"), ("vhdx", "log is to be replayed")] {
+        let disks = Disks::new();
+        disks.done("create @base.layer --size 16M");
+        let child = format!("child.{format}");
+        disks.done(&format!("create @{child} --parent @base.layer"));
+        let script = "blk.write 1M 4M seed=5; blk.flush; print written; hang";
+        let guest = disks.command(&format!("run --disk @{child} --script")).arg(script).start();
+        guest.wait_for("written");
+        guest.signal(Signal::KILL);
+        guest.finish();
+        let before = fs::read(disks.at(&child)).expect("the layer");
+        let finished = disks.disk(&format!("check @{child}"));
+        finished.expect_status(3);
+        assert!(finished.stdout.contains("harmless: it was not closed"), "{}", finished.stdout);
+        assert!(finished.stdout.contains(what), "{}", finished.stdout);
+        // A look changes nothing; nor does anything while the parent cannot be looked at.
+        let rename = |from, to| fs::rename(disks.at(from), disks.at(to)).expect("a name");
+        rename("base.layer", "away.layer");
+        disks.disk(&format!("check --repair @{child}")).expect_status(42);
+        assert!(fs::read(disks.at(&child)).expect("the layer") == before, "{format}");
+        rename("away.layer", "base.layer");
+        disks.disk(&format!("check @{child}")).expect_status(3);
+        let identity = disks.layers(&child)[0]["identity"].clone();
+        let finished = disks.done(&format!("check --repair @{child}"));
+        assert!(finished.stdout.contains("mended: it was not closed"), "{}", finished.stdout);
+        assert_eq!(disks.layers(&child)[0]["identity"], identity);
+        disks.done(&format!("check @{child}"));
+        let script = "blk.verify 1M 4M seed=5; exit 0";
+        let guest = disks.command(&format!("run --disk @{child},ro --script")).arg(script);
+        guest.finish().expect_status(0);
+    }
+}
+
+#[test]
+fn a_guest_that_is_killed_leaves_nothing_of_its_layer() {
+    if !kvm_is_there() {
+        return;
+    }
+    let disks = Disks::new();
+    disks.raw("base.raw", &[(0, b"base")]);
+    let guest = disks.command("run --disk parent=@base.raw --script");
+    let guest = guest.arg("blk.write 1M 4M seed=5; print written; hang").start();
+    guest.wait_for("written");
+    let temporary = fs::read_dir(guest.folder().join("tmp")).expect("the folder");
+    assert_eq!(temporary.count(), 0, "its layer has a name");
+    guest.signal(Signal::KILL);
+    guest.finish();
+    for (disk, status) in [("parent=@gone.raw", 42), ("parent=@mid.layer", 42)] {
+        if disk.contains("mid") {
+            disks.done("create @mid.layer --parent @base.raw");
+            fs::remove_file(disks.at("base.raw")).expect("a file");
+        }
+        let guest = disks.command(&format!("run --disk {disk} --script")).arg("exit 0");
+        guest.finish().expect_status(status).expect_message(&["help: "]);
+    }
 }

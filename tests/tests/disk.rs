@@ -361,26 +361,6 @@ fn a_folder_of_layers_can_move() {
 }
 
 #[test]
-fn a_signal_stops_work_and_nothing_is_left() {
-    let disks = Disks::new();
-    // Hashing this takes far longer than anyone waits.
-    fs::File::create(disks.at("huge.raw")).expect("a file").set_len(1 << 43).expect("a hole");
-    let running = disks.command("disk create @child.layer --parent @huge.raw --digest").start();
-    let status = format!("/proc/{}/status", running.pid());
-    let deadline = Instant::now() + cohort::PATIENCE;
-    // Until it has made signals its own.
-    while !fs::read_to_string(&status).is_ok_and(|text| text.contains("SigBlk:\t0000000000004003"))
-    {
-        assert!(Instant::now() < deadline, "signals were never blocked");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    running.signal(Signal::INT);
-    let finished = running.finish();
-    finished.expect_status(130).expect_message(&["interrupted"]);
-    assert_eq!(disks.names(), ["huge.raw"]);
-}
-
-#[test]
 fn guests_run_on_layers_of_their_own() {
     if !kvm_is_there() {
         return;
@@ -422,4 +402,25 @@ fn guests_of_a_lab_share_a_parent() {
     fs::write(disks.at("trial.toml"), lab).expect("a file");
     disks.command("lab run @trial.toml --results @results").finish().expect_status(0);
     assert!(fs::read(disks.at("base.raw")).expect("the disk") == before);
+}
+
+#[test]
+fn the_example_of_layers_runs_as_it_says() {
+    if !kvm_is_there() {
+        return;
+    }
+    let disks = Disks::new();
+    let lab = cohort::example_lab("layers.toml");
+    let text = fs::read_to_string(&lab).expect("the lab");
+    for command in ["cohort disk create base.vhdx --size 64M", "cohort lab run layers.toml"] {
+        assert!(text.contains(command), "{command} is not what the lab says");
+    }
+    fs::copy(&lab, disks.at("layers.toml")).expect("a copy");
+    disks.done("create @base.vhdx --size 64M");
+    let script = "blk.write 0 16M seed=7; blk.flush; exit 0";
+    assert!(text.contains(script), "another script than the lab says");
+    disks.command("run --disk @base.vhdx --script").arg(script).finish().expect_status(0);
+    let before = fs::read(disks.at("base.vhdx")).expect("the parent");
+    disks.command("lab run @layers.toml --results @results").finish().expect_status(0);
+    assert!(fs::read(disks.at("base.vhdx")).expect("the parent") == before);
 }
