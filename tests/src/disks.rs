@@ -3,11 +3,11 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
-use std::process::{Command, Output};
 
 use serde_json::Value;
 
 use crate::cohort::{Cohort, Finished};
+use crate::oracles::Qemu;
 
 /// A folder of disks.
 #[derive(Debug)]
@@ -27,8 +27,27 @@ impl Disks {
 
     /// A command line, in which `@` stands for the folder.
     pub fn command(&self, line: &str) -> Cohort {
+        Cohort::new(self.words(line))
+    }
+
+    fn words(&self, line: &str) -> Vec<String> {
         let folder = format!("{}/", self.0.path().display());
-        Cohort::new(line.split_whitespace().map(|word| word.replace('@', &folder)))
+        line.split_whitespace().map(|word| word.replace('@', &folder)).collect()
+    }
+
+    /// `qemu-img …`, with the same words: whether it succeeded, and what it said.
+    pub fn qemu_img(&self, qemu: &Qemu, line: &str) -> (bool, String) {
+        let words = self.words(line);
+        qemu.run("qemu-img", &words.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The same with every version of QEMU, each of which must succeed.
+    #[track_caller]
+    pub fn qemu_done(&self, line: &str) {
+        for qemu in Qemu::all() {
+            let (good, text) = self.qemu_img(&qemu, line);
+            assert!(good, "qemu-img {line} ({qemu:?}): {text}");
+        }
     }
 
     /// `cohort disk …`, to its end.
@@ -82,16 +101,5 @@ impl Disks {
         let finished = self.done(&format!("info --chain --json @{name}"));
         let value: Value = serde_json::from_str(&finished.stdout).expect("JSON");
         value["layers"].as_array().expect("layers").clone()
-    }
-
-    /// Runs a tool of QEMU in the folder; `None` when it is not installed.
-    pub fn qemu(&self, tool: &str, arguments: &[&str]) -> Option<Output> {
-        match Command::new(tool).args(arguments).current_dir(self.0.path()).output() {
-            Ok(output) => Some(output),
-            Err(error) => {
-                eprintln!("skipped: {tool}: {error}");
-                None
-            }
-        }
     }
 }
