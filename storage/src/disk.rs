@@ -204,6 +204,13 @@ impl Disk {
         self.0.files.iter().map(BackingFile::path).collect()
     }
 
+    /// Leaves the disk in order: what was written is in its file for all to find. No request may
+    /// follow. Also done when the disk's last user goes, which then can only log what goes wrong.
+    pub fn close(&self) -> Result<(), DiskError> {
+        let path = || self.path().to_owned();
+        self.0.chain.close().map_err(|source| DiskError::Layer { path: path(), source })
+    }
+
     /// What clones and queues share.
     pub(crate) fn state(&self) -> &DiskState {
         &self.0

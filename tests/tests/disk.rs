@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cohort_tests::disks::Disks;
 use cohort_tests::oracles::Qemu;
@@ -419,4 +419,31 @@ fn the_example_of_layers_runs_as_it_says() {
     let before = fs::read(disks.at("base.vhdx")).expect("the parent");
     disks.command("lab run @layers.toml --results @results").finish().expect_status(0);
     assert!(fs::read(disks.at("base.vhdx")).expect("the parent") == before);
+}
+
+#[test]
+fn a_disk_is_closed_in_order_when_its_guest_ends() {
+    if !kvm_is_there() {
+        return;
+    }
+    for format in ["layer", "qcow2", "vhdx"] {
+        for (end, status) in [("exit 0", 0), ("poweroff", 0), ("hang", 143)] {
+            let disks = Disks::new();
+            disks.raw("base.raw", &[]);
+            disks.done(&format!("create @child.{format} --parent @base.raw"));
+            // Without a flush.
+            let script = format!("blk.write 1M 4M seed=5; print written; {end}");
+            let line = format!("run --disk @child.{format} --script");
+            let guest = disks.command(&line).arg(script).start();
+            if end == "hang" {
+                guest.wait_for("written");
+                guest.signal(Signal::TERM);
+            }
+            guest.finish().expect_status(status);
+            disks.done(&format!("check @child.{format}"));
+            let line = format!("run --disk @child.{format},ro --script");
+            let verify = disks.command(&line).arg("blk.verify 1M 4M seed=5; exit 0");
+            verify.finish().expect_status(0);
+        }
+    }
 }

@@ -13,6 +13,7 @@ use devices::virtio::VirtioDevice;
 use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
 use memshare::MemoryHandle;
+use storage::Disk;
 
 use super::MachineError;
 use super::console::Output;
@@ -29,6 +30,8 @@ pub(super) struct Board {
     pci: Arc<Mutex<PciBus>>,
     input: Arc<dyn ConsoleInput>,
     external_backend: bool,
+    /// Closed when the machine stops, whoever may still hold them.
+    disks: Vec<Disk>,
 }
 
 /// What devices are connected to.
@@ -75,9 +78,11 @@ impl Board {
             InputChoice::Hvc => Arc::new(console.input()),
         };
         let buses = Buses { ports, mmio };
-        let mut board = Board { buses, pci, input, external_backend: false };
+        let mut board = Board { buses, pci, input, external_backend: false, disks: Vec::new() };
         for (number, disk) in spec.disks.iter().enumerate() {
-            board.add_virtio("disk", disk::open(number, disk, spec.cpus)?, &to)?;
+            let (disk, block) = disk::open(number, disk, spec.cpus)?;
+            board.disks.push(disk);
+            board.add_virtio("disk", block, &to)?;
         }
         board.add_virtio("console", console, &to)?;
         board.add_virtio("entropy source", Rng::new(), &to)?;
@@ -113,9 +118,15 @@ impl Board {
         &*self.input
     }
 
-    /// Stops all devices: they finish what the guest asked of them, and end their threads.
+    /// Stops all devices: they finish what the guest asked of them, and end their threads. Then
+    /// leaves the disks in order, also what the guest wrote and never flushed.
     pub(super) fn stop(&self) {
         lock(&self.pci).stop_all();
+        for disk in &self.disks {
+            if let Err(error) = disk.close() {
+                tracing::error!("a disk was not closed in order: {:#}", anyhow::Error::from(error));
+            }
+        }
     }
 }
 

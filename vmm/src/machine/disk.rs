@@ -11,7 +11,11 @@ use crate::spec::{DiskSource, DiskSpec, EngineChoice};
 const QUEUES_DEFAULT_MAX: u16 = 8;
 
 /// Opens disk `number` and makes the device that shows it to a guest with `cpus` processors.
-pub(super) fn open(number: usize, spec: &DiskSpec, cpus: u8) -> Result<Block, MachineError> {
+pub(super) fn open(
+    number: usize,
+    spec: &DiskSpec,
+    cpus: u8,
+) -> Result<(Disk, Block), MachineError> {
     let options = DiskOptions {
         read_only: spec.read_only,
         direct: spec.direct,
@@ -47,7 +51,8 @@ pub(super) fn open(number: usize, spec: &DiskSpec, cpus: u8) -> Result<Block, Ma
         );
     }
     let queues = spec.queues.unwrap_or(QUEUES_DEFAULT_MAX.min(cpus.into()));
-    Ok(Block::new(disk, queues, spec.serial.as_deref().unwrap_or_default()))
+    let block = Block::new(disk.clone(), queues, spec.serial.as_deref().unwrap_or_default());
+    Ok((disk, block))
 }
 
 /// Whether a disk has a slower engine than it would have on another host.
