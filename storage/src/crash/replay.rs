@@ -5,7 +5,9 @@
 //! whole, torn between sectors, or not at all; each in any order, that is, with the bytes of any of
 //! the writes that overlap (`fate.rs`).
 
-use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cohort_tests::oracles::Qemu;
 
 use super::fate::Fate;
 use super::file::FileState;
@@ -155,13 +157,19 @@ fn seen(
     Ok(seen)
 }
 
+/// States that QEMU has looked at.
+static STATES: AtomicUsize = AtomicUsize::new(0);
+
 /// Lets QEMU look at the structure, where it knows the format and every layer of the chain.
 fn qemu_check(session: &Session) -> Result<bool, String> {
     let format = Format::of_name(&session.path);
     if !matches!(format, Format::Qcow2 | Format::Vhdx) {
         return Ok(false);
     }
-    let mut command = Command::new("qemu-img");
+    // There are many states: each version sees its share of them.
+    let all = Qemu::all();
+    let qemu = &all[STATES.fetch_add(1, Ordering::Relaxed) % all.len()];
+    let mut command = qemu.command("qemu-img");
     let output = command.args(["check", "-f", format.name()]).arg(&session.path).output();
     let output = output.map_err(|error| format!("qemu-img: {error}"))?;
     // 3: clusters are lost, no content is.

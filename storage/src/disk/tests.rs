@@ -3,7 +3,9 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
+
+use cohort_tests::oracles::Qemu;
 
 use super::*;
 use crate::{AlignedBuffer, Buffers, DiskRange};
@@ -143,38 +145,31 @@ fn a_writer_has_the_disk_for_itself_and_readers_share_it() {
     assert!(error.to_string().contains("lets nobody else write"), "{error}");
 }
 
-/// Runs a QEMU tool on the image; `None` when it is not installed.
-fn qemu(tool: &str, arguments: &[&str], path: &Path) -> Option<Output> {
-    match Command::new(tool).args(arguments).arg(path).output() {
-        Ok(output) => Some(output),
-        Err(error) => {
-            println!("skipped: {tool}: {error}");
-            None
-        }
-    }
-}
-
-fn was_locked_out(output: &Output) -> bool {
-    !output.status.success() && String::from_utf8_lossy(&output.stderr).contains(" lock")
+/// Whether qemu-io, of this version, did this to the image.
+fn qemu_io(qemu: &Qemu, arguments: &[&str], path: &Path) -> bool {
+    let all = [&["-f", "raw"], arguments, &[path.to_str().unwrap()]].concat();
+    let (good, text) = qemu.run("qemu-io", &all);
+    assert!(good || text.contains(" lock"), "{text}");
+    good
 }
 
 #[test]
 fn qemu_keeps_out_of_a_disk_that_cohort_uses() {
-    let (_folder, path) = image(1 << 20);
-    let write = ["-f", "raw", "-c", "write 0 512"];
-    let read = ["-r", "-f", "raw", "-c", "read 0 512"];
-    let disk = Disk::open(&path, &WRITABLE).unwrap();
-    let Some(output) = qemu("qemu-io", &write, &path) else { return };
-    assert!(was_locked_out(&output), "{output:?}");
-    // Read-only, qemu-io and qemu-img bear a writer: that is theirs to decide.
-    drop(disk);
-    assert!(qemu("qemu-io", &write, &path).unwrap().status.success());
+    let (write, read) = (["-c", "write 0 512"], ["-r", "-c", "read 0 512"]);
+    for qemu in Qemu::all() {
+        let (_folder, path) = image(1 << 20);
+        let disk = Disk::open(&path, &WRITABLE).unwrap();
+        assert!(!qemu_io(&qemu, &write, &path));
+        // Read-only, qemu-io and qemu-img bear a writer: that is theirs to decide.
+        drop(disk);
+        assert!(qemu_io(&qemu, &write, &path));
 
-    let disk = Disk::open(&path, &READ_ONLY).unwrap();
-    assert!(was_locked_out(&qemu("qemu-io", &write, &path).unwrap()));
-    assert!(qemu("qemu-io", &read, &path).unwrap().status.success());
-    assert!(qemu("qemu-img", &["info", "-f", "raw"], &path).unwrap().status.success());
-    drop(disk);
+        let disk = Disk::open(&path, &READ_ONLY).unwrap();
+        assert!(!qemu_io(&qemu, &write, &path));
+        assert!(qemu_io(&qemu, &read, &path));
+        qemu.img(&["info", "-f", "raw", path.to_str().unwrap()]);
+        drop(disk);
+    }
 }
 
 /// Ends a process with its test.
@@ -233,7 +228,7 @@ fn direct_disks_want_whole_blocks_or_say_that_they_cannot_be() {
     // Payload and tables would share pages.
     let path = folder.path().join("disk.qcow2");
     let small = ["create", "-q", "-f", "qcow2", "-o", "cluster_size=512", path.to_str().unwrap()];
-    cohort_tests::oracles::Qemu::installed().img(&[&small[..], &["1M"]].concat());
+    Qemu::installed().img(&[&small[..], &["1M"]].concat());
     let error = refused(&path, &DiskOptions { format: Some(Format::Qcow2), ..direct });
     assert!(matches!(error, DiskError::SmallClusters { cluster: 512, .. }), "{error:?}");
     // Never direct: a file of the kernel's.
