@@ -299,6 +299,12 @@ fn lost_space_and_damage_have_statuses_of_their_own() {
     let finished = disks.disk("check @a.qcow2");
     finished.expect_status(2);
     assert!(finished.stdout.contains("damage"), "{}", finished.stdout);
+    // Each of them is used once: that can be counted again.
+    let mended = disks.done("check --repair @a.qcow2");
+    assert!(mended.stdout.contains("mended"), "{}", mended.stdout);
+    disks.done("check @a.qcow2");
+    disks.done("compare @a.qcow2 @new.raw");
+    disks.qemu_done("check @a.qcow2");
 }
 
 #[test]
