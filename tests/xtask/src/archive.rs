@@ -70,6 +70,8 @@ impl Archive {
             ("Dir::Etc::sourceparts", "/dev/null".to_owned()),
             ("Acquire::Languages", "none".to_owned()),
             ("APT::Sandbox::User", "root".to_owned()),
+            // Lists that cannot be fetched are an error at once, not a package unknown later.
+            ("APT::Update::Error-Mode", "any".to_owned()),
             // Nothing here is shared with another package manager.
             ("Debug::NoLocking", "true".to_owned()),
         ] {
