@@ -64,11 +64,7 @@ pub fn seeds(format: Format) -> Vec<Vec<u8>> {
     let link = |format| ParentLink {
         relative: Some("parent".into()),
         absolute: Some("/disks/parent".into()),
-        format,
-        identity: Some(Identity::Id(uuid::Uuid::from_bytes([7; 16]))),
-        digest: None,
-        overridden: None,
-        overridden_below: Vec::new(),
+        ..ParentLink::new(format, Some(Identity::Id(uuid::Uuid::from_bytes([7; 16]))))
     };
     let base = NewLayer { size: 3 << 20, sector: 512, parent: None, fixed: false };
     let mut seeds = Vec::new();

@@ -55,6 +55,19 @@ pub struct Overridden {
 const JSON_MAX: usize = 64 << 10;
 
 impl ParentLink {
+    /// A record of a parent of this format and identity, which does not say where it is.
+    pub(crate) fn new(format: Format, identity: Option<Identity>) -> ParentLink {
+        ParentLink {
+            relative: None,
+            absolute: None,
+            format,
+            identity,
+            digest: None,
+            overridden: None,
+            overridden_below: Vec::new(),
+        }
+    }
+
     /// The places to look for the parent of the layer at `child`, in order.
     pub fn candidates(&self, child: &Path) -> Vec<PathBuf> {
         let folder = child.parent().unwrap_or(Path::new(""));

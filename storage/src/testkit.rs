@@ -33,6 +33,11 @@ pub(crate) const WRITABLE: DiskOptions = DiskOptions {
 /// How tests open a disk to read.
 pub(crate) const READ_ONLY: DiskOptions = DiskOptions { read_only: true, ..WRITABLE };
 
+/// How property tests run: so many random cases. What fails is told, and not kept in the tree.
+pub(crate) fn cases(cases: u32) -> proptest::test_runner::Config {
+    proptest::test_runner::Config { cases, failure_persistence: None, ..Default::default() }
+}
+
 /// Makes a layer in a new file, on the parent if there is one. The file's name tells the format.
 pub(crate) fn create(path: &Path, size: u64, parent: Option<&Path>) -> Result<(), FormatError> {
     let new = NewLayer { size, sector: 512, parent: parent.map(link_to), fixed: false };
@@ -57,11 +62,7 @@ pub(crate) fn link_to(parent: &Path) -> ParentLink {
     ParentLink {
         relative: Some(parent.file_name().unwrap().into()),
         absolute: Some(parent.to_owned()),
-        format: Format::of_name(parent),
-        identity: Some(identity(parent)),
-        digest: None,
-        overridden: None,
-        overridden_below: Vec::new(),
+        ..ParentLink::new(Format::of_name(parent), Some(identity(parent)))
     }
 }
 

@@ -7,15 +7,7 @@ use crate::link::{Overridden, ParentLink};
 
 /// A link to a file in the same folder, under any identity.
 fn link(name: &str, format: Format, identity: Option<Identity>) -> ParentLink {
-    ParentLink {
-        relative: Some(name.into()),
-        absolute: None,
-        format,
-        identity,
-        digest: None,
-        overridden: None,
-        overridden_below: Vec::new(),
-    }
+    ParentLink { relative: Some(name.into()), ..ParentLink::new(format, identity) }
 }
 
 fn create(path: &Path, link: ParentLink) {

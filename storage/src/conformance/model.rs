@@ -206,11 +206,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 40,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(testkit::cases(40))]
 
     #[test]
     fn chains_on_io_uring(base: Index, in_memory: bool, steps in steps()) {

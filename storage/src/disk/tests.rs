@@ -8,16 +8,9 @@ use std::process::{Child, Command, Stdio};
 use cohort_tests::oracles::Qemu;
 
 use super::*;
-use crate::{AlignedBuffer, Buffers, DiskRange};
+use crate::{AlignedBuffer, Buffers, DiskRange, testkit};
 
-const WRITABLE: DiskOptions = DiskOptions {
-    read_only: false,
-    direct: false,
-    engine: EngineChoice::Auto,
-    format: None,
-    allow_mismatch: false,
-    map_memory: None,
-};
+const WRITABLE: DiskOptions = DiskOptions { engine: EngineChoice::Auto, ..testkit::WRITABLE };
 const READ_ONLY: DiskOptions = DiskOptions { read_only: true, ..WRITABLE };
 
 /// A folder with a file of this size in it.

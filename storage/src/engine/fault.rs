@@ -1,12 +1,12 @@
 //! An engine for tests that fails, tears and reorders. What it does carry, it carries by
-//! positional calls, when it is reaped.
+//! positional calls.
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
-use super::{Engine, Finished, positional};
+use super::held::{Carry, Held};
+use super::positional;
 use crate::file::BackingFile;
 use crate::transfer::{Action, Transfer};
 
@@ -52,57 +52,31 @@ impl Script {
     }
 }
 
-/// Holds transfers back and then carries them out last come, first served, one at a reap.
-#[derive(Debug, Default)]
-pub(crate) struct Faulty {
-    script: Script,
-    #[expect(clippy::vec_box, reason = "boxes are what engines get and give")]
-    held: Vec<Box<Transfer>>,
-}
+/// Plays a script on transfers: last come, first served.
+#[derive(Debug)]
+pub(crate) struct Faulty(Script);
 
 impl Faulty {
     /// An engine that plays this script.
-    pub(crate) fn new(script: &Script) -> Box<Faulty> {
-        Box::new(Faulty { script: script.clone(), held: Vec::new() })
+    pub(crate) fn new(script: &Script) -> Box<Held<Faulty>> {
+        Held::new(Faulty(script.clone()))
+    }
+}
+
+impl Carry for Faulty {
+    fn choose(&mut self, held: usize) -> usize {
+        held - 1
     }
 
-    fn carry(&self, files: &[BackingFile], transfer: &mut Transfer) -> io::Result<u64> {
-        let file = &files[usize::from(transfer.file().0)];
+    fn carry(&mut self, file: &BackingFile, transfer: &mut Transfer) -> io::Result<u64> {
         let moves = matches!(transfer.action(), Action::Read | Action::Write);
         let cut = moves && file.cuts_blocks(transfer.at(), transfer.window().len());
-        match self.script.next(transfer.action()) {
+        match self.0.next(transfer.action()) {
             Fault::None if cut => Err(io::Error::from_raw_os_error(libc::EINVAL)),
             Fault::None => positional::perform(file, transfer),
             Fault::Tear(bytes) => transfer.torn(bytes, |part| positional::perform(file, part)),
             Fault::Fail(errno) => Err(io::Error::from_raw_os_error(errno)),
             Fault::Nothing => Ok(0),
         }
-    }
-}
-
-impl Engine for Faulty {
-    fn is_asynchronous(&self) -> bool {
-        // Nothing is served from the page cache: every transfer is the script's.
-        false
-    }
-
-    fn start(&mut self, _files: &[BackingFile], transfer: Box<Transfer>) -> Option<Finished> {
-        self.held.push(transfer);
-        None
-    }
-
-    fn kick(&mut self) {}
-
-    fn reap(&mut self, files: &[BackingFile], finished: &mut Vec<Finished>) {
-        if let Some(mut transfer) = self.held.pop() {
-            let result = self.carry(files, &mut transfer);
-            finished.push((transfer, result));
-        }
-    }
-
-    fn wait(&mut self) {}
-
-    fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }

@@ -17,6 +17,8 @@ use crate::transfer::Transfer;
 
 #[cfg(test)]
 pub(crate) mod fault;
+#[cfg(test)]
+mod held;
 mod positional;
 #[cfg(test)]
 pub(crate) mod record;

@@ -1,10 +1,9 @@
-//! An engine for tests that takes note of all it does to files. It holds transfers back and carries
-//! them one at a reap, in any order, so that requests overlap as they do on a ring.
+//! An engine for tests that takes note of all it does to files, in any order.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 
-use super::{Engine, Finished, positional};
+use super::held::{Carry, Held};
+use super::positional;
 use crate::crash::{Dice, Recorder};
 use crate::file::BackingFile;
 use crate::transfer::{Action, SpaceChange, Transfer};
@@ -14,17 +13,21 @@ use crate::transfer::{Action, SpaceChange, Transfer};
 pub(crate) struct Recording {
     recorder: Recorder,
     dice: Dice,
-    #[expect(clippy::vec_box, reason = "boxes are what engines get and give")]
-    held: Vec<Box<Transfer>>,
 }
 
 impl Recording {
     /// An engine that records here; `seed` decides on the order of transfers.
-    pub(crate) fn new(recorder: &Recorder, seed: u64) -> Box<Recording> {
-        Box::new(Recording { recorder: recorder.clone(), dice: Dice::new(seed), held: Vec::new() })
+    pub(crate) fn new(recorder: &Recorder, seed: u64) -> Box<Held<Recording>> {
+        Held::new(Recording { recorder: recorder.clone(), dice: Dice::new(seed) })
+    }
+}
+
+impl Carry for Recording {
+    fn choose(&mut self, held: usize) -> usize {
+        self.dice.below(held)
     }
 
-    fn carry(&self, file: &BackingFile, transfer: &Transfer) -> io::Result<u64> {
+    fn carry(&mut self, file: &BackingFile, transfer: &mut Transfer) -> io::Result<u64> {
         let (path, at) = (file.path(), transfer.at());
         let done = positional::perform(file, transfer)?;
         match transfer.action() {
@@ -39,34 +42,5 @@ impl Recording {
             Action::Space(SpaceChange::ZeroRange) => self.recorder.zero_range(path, at, done),
         }
         Ok(done)
-    }
-}
-
-impl Engine for Recording {
-    fn is_asynchronous(&self) -> bool {
-        // Nothing is served from the page cache: every transfer is recorded.
-        false
-    }
-
-    fn start(&mut self, _files: &[BackingFile], transfer: Box<Transfer>) -> Option<Finished> {
-        self.held.push(transfer);
-        None
-    }
-
-    fn kick(&mut self) {}
-
-    fn reap(&mut self, files: &[BackingFile], finished: &mut Vec<Finished>) {
-        if !self.held.is_empty() {
-            let any = self.dice.below(self.held.len());
-            let transfer = self.held.swap_remove(any);
-            let result = self.carry(&files[usize::from(transfer.file().0)], &transfer);
-            finished.push((transfer, result));
-        }
-    }
-
-    fn wait(&mut self) {}
-
-    fn ready_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }

@@ -19,6 +19,7 @@ use crate::layer::{
 };
 use crate::link::ParentLink;
 use crate::request::{DiskRequest, Operation};
+use crate::testkit;
 use crate::transfer::{Action, SpaceChange};
 use crate::units::{Bytes, DiskRange, FileOffset};
 use crate::{Answer, DiskQueue};

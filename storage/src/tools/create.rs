@@ -173,11 +173,7 @@ pub(super) fn link(child: &Path, parent: &DiskName, disk: &Disk) -> Result<Paren
     Ok(ParentLink {
         relative: Some(relative),
         absolute: Some(absolute),
-        format: parent.format(),
-        identity: Some(identity),
-        digest: None,
-        overridden: None,
-        overridden_below: Vec::new(),
+        ..ParentLink::new(parent.format(), Some(identity))
     })
 }
 

@@ -177,12 +177,7 @@ fn the_deepest_chain_takes_no_more() {
         let identity = OneLayer::look(&top, None).unwrap().layer.identity().unwrap();
         let parent = ParentLink {
             relative: top.file_name().map(PathBuf::from),
-            absolute: None,
-            format: Format::Layer,
-            identity: Some(identity),
-            digest: None,
-            overridden: None,
-            overridden_below: Vec::new(),
+            ..ParentLink::new(Format::Layer, Some(identity))
         };
         top = folder.path().join(format!("{number}.layer"));
         let layer = NewLayer { size: MIB, sector: 512, parent: Some(parent), fixed: false };
@@ -273,12 +268,7 @@ fn the_way_out_of_a_chain_that_is_too_deep_works() {
         let below = OneLayer::look(&at(layer - 1), None).unwrap();
         let parent = Some(ParentLink {
             relative: Some(format!("{}.layer", layer - 1).into()),
-            absolute: None,
-            format: Format::Layer,
-            identity: Some(below.layer.identity().unwrap()),
-            digest: None,
-            overridden: None,
-            overridden_below: Vec::new(),
+            ..ParentLink::new(Format::Layer, Some(below.layer.identity().unwrap()))
         });
         let new = NewLayer { size: MIB, sector: 512, parent, fixed: false };
         testkit::create_linked(&at(layer), &new).unwrap();

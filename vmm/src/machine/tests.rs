@@ -13,7 +13,7 @@ use guest::Program;
 
 use super::*;
 use crate::outcome::{Ending, Outcome};
-use crate::spec::{ConsoleInput, DiskSource, DiskSpec, EngineChoice, KernelSource, VmSpec};
+use crate::spec::{ConsoleInput, DiskSource, DiskSpec, KernelSource, VmSpec};
 
 /// A guest that runs `program`, small and with one processor.
 fn spec(program: &tempfile::NamedTempFile) -> VmSpec {
@@ -204,17 +204,7 @@ fn nothing_of_a_guest_is_left_open() {
     }
     let image = tempfile::NamedTempFile::new().expect("temporary file");
     image.as_file().set_len(1 << 20).expect("room");
-    let disk = DiskSpec {
-        source: DiskSource::Path(image.path().into()),
-        format: None,
-        allow_mismatch: false,
-        map_memory: None,
-        read_only: false,
-        direct: false,
-        serial: None,
-        queues: None,
-        engine: EngineChoice::Auto,
-    };
+    let disk = DiskSpec::new(DiskSource::Path(image.path().into()));
     let file = Program::new().exit(1).into_file();
     let good = VmSpec { disks: vec![disk], ..spec(&file) };
     // After a run, and after a failure once the disk was open.

@@ -13,22 +13,13 @@ use crate::formats::layer::geometry::BLOCK;
 use crate::identity::Fingerprint;
 use crate::queue::DiskQueue;
 use crate::request::{DiskRequest, Operation};
+use crate::testkit::{self, READ_ONLY, WRITABLE};
 
 mod copies;
 mod headers;
 mod model;
 mod order;
 mod states;
-
-const OPTIONS: DiskOptions = DiskOptions {
-    read_only: false,
-    direct: false,
-    engine: EngineChoice::Positional,
-    format: None,
-    allow_mismatch: false,
-    map_memory: None,
-};
-const READ_ONLY: DiskOptions = DiskOptions { read_only: true, ..OPTIONS };
 
 /// A folder with a layer in it, and, unless it is a base, with the layer's parent.
 struct Place {
@@ -57,12 +48,7 @@ impl Place {
             let identity = Fingerprint::of(&File::open(&path).unwrap()).unwrap();
             ParentLink {
                 relative: Some("base.raw".into()),
-                absolute: None,
-                format: Format::Raw,
-                identity: Some(Identity::File(identity)),
-                digest: None,
-                overridden: None,
-                overridden_below: Vec::new(),
+                ..ParentLink::new(Format::Raw, Some(Identity::File(identity)))
             }
         });
         below.resize(usize::try_from(size).unwrap(), 0);
@@ -85,7 +71,7 @@ impl Place {
     }
 
     fn queue(&self) -> DiskQueue {
-        self.queue_with(&OPTIONS)
+        self.queue_with(&WRITABLE)
     }
 
     fn queue_with(&self, options: &DiskOptions) -> DiskQueue {
@@ -98,7 +84,7 @@ impl Place {
     }
 
     fn refused(&self) -> FormatError {
-        match Disk::open(&self.layer, &OPTIONS).unwrap_err() {
+        match Disk::open(&self.layer, &WRITABLE).unwrap_err() {
             DiskError::Format { source, .. } => source,
             error => panic!("{error}"),
         }

@@ -165,15 +165,7 @@ pub(super) fn parent(header: &Header) -> Result<Option<ParentLink>, FormatError>
     let path = PathBuf::from(name);
     let (relative, absolute) =
         if path.is_absolute() { (None, Some(path)) } else { (Some(path), None) };
-    Ok(Some(ParentLink {
-        relative,
-        absolute,
-        format,
-        identity: None,
-        digest: None,
-        overridden: None,
-        overridden_below: Vec::new(),
-    }))
+    Ok(Some(ParentLink { relative, absolute, ..ParentLink::new(format, None) }))
 }
 
 /// What the header is to call the parent; empty for one that QEMU cannot follow.

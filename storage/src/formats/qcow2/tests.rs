@@ -9,11 +9,12 @@ use cohort_tests::oracles::Qemu;
 
 use super::*;
 use crate::DiskQueue;
-use crate::buffers::{AlignedBuffer, Buffers};
+use crate::buffers::Buffers;
 use crate::disk::{Disk, DiskOptions};
 use crate::error::IoError;
 use crate::formats::{self, NewLayer};
-use crate::request::{DiskRequest, Operation};
+use crate::request::Operation;
+use crate::testkit;
 
 mod crash;
 mod hostile;
@@ -87,11 +88,7 @@ fn link(path: &Path, format: Format) -> ParentLink {
     ParentLink {
         relative: Some(path.file_name().unwrap().into()),
         absolute: Some(path.to_owned()),
-        format,
-        identity: Some(identity),
-        digest: None,
-        overridden: None,
-        overridden_below: Vec::new(),
+        ..ParentLink::new(format, Some(identity))
     }
 }
 
@@ -116,24 +113,15 @@ fn ask(
     len: u64,
     buffers: Buffers,
 ) -> Result<(), IoError> {
-    let request = DiskRequest { operation, range: DiskRange::new(start, len).unwrap(), buffers };
-    let mut done: Vec<_> = queue.submit(1, request).map(|result| (1, result)).into_iter().collect();
-    queue.drain(&mut done);
-    assert_eq!(done.len(), 1);
-    done.remove(0).1
+    testkit::ask(queue, testkit::request(operation, start, len, buffers))
 }
 
 fn write(queue: &mut DiskQueue, start: u64, bytes: &[u8]) {
-    let mut memory = AlignedBuffer::new(bytes.len());
-    memory.bytes().copy_from_slice(bytes);
-    let buffers = Buffers::whole(&Arc::new(memory));
-    ask(queue, Operation::Write, start, bytes.len() as u64, buffers).unwrap();
+    testkit::write(queue, start, bytes).unwrap();
 }
 
 fn read(queue: &mut DiskQueue, start: u64, len: usize) -> Vec<u8> {
-    let mut memory = Arc::new(AlignedBuffer::new(len));
-    ask(queue, Operation::Read, start, len as u64, Buffers::whole(&memory)).unwrap();
-    Arc::get_mut(&mut memory).unwrap().bytes().to_vec()
+    testkit::read(queue, start, len).unwrap()
 }
 
 /// Bytes that differ from sector to sector, and compress.

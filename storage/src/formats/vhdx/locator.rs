@@ -91,12 +91,7 @@ fn standard<'a>(
         Some(link) => link,
         None => ParentLink {
             relative: relative().filter(|path| !path.is_empty()).map(from_windows),
-            absolute: None,
-            format: Format::Vhdx,
-            identity,
-            digest: None,
-            overridden: None,
-            overridden_below: Vec::new(),
+            ..ParentLink::new(Format::Vhdx, identity)
         },
     })
 }

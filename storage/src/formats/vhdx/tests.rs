@@ -52,15 +52,7 @@ fn dynamic(size: u64) -> NewLayer {
 }
 
 fn link(format: Format, relative: &str, identity: Identity) -> ParentLink {
-    ParentLink {
-        relative: Some(relative.into()),
-        absolute: None,
-        format,
-        identity: Some(identity),
-        digest: None,
-        overridden: None,
-        overridden_below: Vec::new(),
-    }
+    ParentLink { relative: Some(relative.into()), ..ParentLink::new(format, Some(identity)) }
 }
 
 /// A new file in a folder of its own.

@@ -20,7 +20,7 @@ fn looking_changes_nothing() {
         write(&mut place.queue(), BLOCK, &pattern(1, 4096));
         let before = std::fs::read(&place.layer).unwrap();
         let times = Fingerprint::of(&File::open(&place.layer).unwrap()).unwrap();
-        for options in [READ_ONLY, OPTIONS] {
+        for options in [READ_ONLY, WRITABLE] {
             let mut queue = place.queue_with(&options);
             read(&mut queue, 0, 4 * 4096);
             ask(&mut queue, Operation::Flush, 0, 0, Buffers::none());
@@ -162,7 +162,7 @@ fn mutations() -> impl Strategy<Value = Vec<(usize, Vec<u8>)>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(testkit::cases(256))]
 
     #[test]
     fn no_bytes_are_too_odd_for_a_slot(bytes in proptest::collection::vec(any::<u8>(), 0..9000)) {

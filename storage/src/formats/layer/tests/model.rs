@@ -82,17 +82,13 @@ fn run(place: &Place, options: &DiskOptions, steps: &[Step]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 16,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(testkit::cases(16))]
 
     #[test]
     fn a_child_is_bytes_over_bytes(steps in proptest::collection::vec(step(), 1..30)) {
         for engine in [EngineChoice::Positional, EngineChoice::IoUring] {
             for place in Place::everywhere(SECTORS * 512, Some(100 * 512)) {
-                run(&place, &DiskOptions { engine, ..OPTIONS }, &steps);
+                run(&place, &DiskOptions { engine, ..WRITABLE }, &steps);
             }
         }
     }
@@ -100,7 +96,7 @@ proptest! {
     #[test]
     fn a_base_is_bytes(steps in proptest::collection::vec(step(), 1..30)) {
         for place in Place::everywhere(SECTORS * 512, None) {
-            run(&place, &OPTIONS, &steps);
+            run(&place, &WRITABLE, &steps);
         }
     }
 }
@@ -109,7 +105,7 @@ proptest! {
 #[test]
 fn past_the_page_cache() {
     let place = Place::on_disk(1 << 20, Some(1 << 20));
-    let options = DiskOptions { direct: true, engine: EngineChoice::IoUring, ..OPTIONS };
+    let options = DiskOptions { direct: true, engine: EngineChoice::IoUring, ..WRITABLE };
     let disk = match Disk::open(&place.layer, &options) {
         Err(error @ DiskError::NoDirect { .. }) => return println!("skipped: {error}"),
         disk => disk.unwrap(),

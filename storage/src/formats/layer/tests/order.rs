@@ -118,7 +118,7 @@ fn threads_that_share_blocks_do_not_harm_each_other() {
     const THREADS: usize = 4;
     const SECTORS: usize = 64;
     for place in Place::everywhere(SECTORS as u64 * 512, Some(SECTORS as u64 * 512)) {
-        let disk = Disk::open(&place.layer, &OPTIONS).unwrap();
+        let disk = Disk::open(&place.layer, &WRITABLE).unwrap();
         let work = |thread: usize| {
             let mut queue = disk.queue(2).unwrap();
             let mut dice = Dice::new(thread as u64);

@@ -144,12 +144,7 @@ fn qemu_refuses_what_it_cannot_follow() {
     let path = folder.path().join("a.qcow2");
     let parent = ParentLink {
         relative: Some("base.layer".into()),
-        absolute: None,
-        format: Format::Layer,
-        identity: Some(Identity::fresh()),
-        digest: None,
-        overridden: None,
-        overridden_below: Vec::new(),
+        ..ParentLink::new(Format::Layer, Some(Identity::fresh()))
     };
     make(&path, 1 << 20, Some(parent.clone()));
     assert_eq!(layer(&path, false).info().parent, Some(parent.clone()));

@@ -92,11 +92,7 @@ fn run_with(path: &Path, options: &DiskOptions, mut model: Vec<u8>, steps: &[Ste
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 24,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(testkit::cases(24))]
 
     #[test]
     fn alone(steps in proptest::collection::vec(step(), 1..30)) {

@@ -96,11 +96,7 @@ fn sample(folder: &Path) -> PathBuf {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 256,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(testkit::cases(256))]
 
     #[test]
     fn no_file_makes_us_panic(harms in proptest::collection::vec(harm(), 1..6)) {
