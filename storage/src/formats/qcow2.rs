@@ -305,23 +305,24 @@ impl Layer for Qcow2Layer {
         // What was left out at the end of the file is there from now on.
         let whole = map.refcounts.file_len.next_multiple_of(map.header.cluster());
         map.refcounts.grow_to(image, whole)?;
-        if map.header.version < 3 {
-            return Ok(());
-        }
-        let backing = map.header.backing().to_vec();
-        let record = match record::current(&map.header) {
-            Some((_, old)) => {
-                Record { id: uuid::Uuid::new_v4(), sequence: old.sequence.saturating_add(1), ..old }
+        if map.header.version >= 3 {
+            let backing = map.header.backing().to_vec();
+            let record = match record::current(&map.header) {
+                Some((_, old)) => {
+                    let (id, sequence) = (uuid::Uuid::new_v4(), old.sequence.saturating_add(1));
+                    Record { id, sequence, ..old }
+                }
+                None => Record::fresh(&backing, None),
+            };
+            match record::write(&mut map.header, image, &record) {
+                Ok(true) => return Ok(map.header.set_autoclear(image, IDENTIFIED)?),
+                // No room.
+                Ok(false) | Err(FormatError::Unsupported { .. }) => {}
+                Err(error) => return Err(error.into()),
             }
-            None => Record::fresh(&backing, None),
-        };
-        match record::write(&mut map.header, image, &record) {
-            Ok(true) => map.header.set_autoclear(image, IDENTIFIED)?,
-            // No room: the file's fingerprint stays the identity.
-            Ok(false) | Err(FormatError::Unsupported { .. }) => {}
-            Err(error) => return Err(error.into()),
         }
-        Ok(())
+        // The file's fingerprint stays the identity, and must not be older than its payload.
+        Ok(image.renew_times().map_err(FormatError::host("renew the times of", 0))?)
     }
 
     fn set_parent(&self, link: &ParentLink) -> Result<(), LayerError> {

@@ -98,6 +98,26 @@ fn an_image_of_qemu_gets_the_extension_when_it_is_first_written() {
     }
 }
 
+/// Where there is no room for an identifier, the file's times say that it has changed, before
+/// anything else can be seen of the change.
+#[test]
+fn a_change_without_an_identifier_is_announced_by_the_times_of_the_file() {
+    for options in ["compat=0.10", "cluster_size=512"] {
+        let folder = folder();
+        let path = folder.path().join("a.qcow2");
+        qemu_img(&["create", "-f", "qcow2", "-o", options, text(&path), "1M"]);
+        write(&mut open(&path), 0, &pattern(1, 512));
+        let layer = layer(&path, true);
+        let before = layer.identity().unwrap();
+        assert!(matches!(before, Identity::File(_)), "{options}");
+        // More than the step in which kernels count times.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        layer.announce_change().unwrap();
+        let announced = layer.identity().unwrap();
+        assert!(matches!(announced, Identity::File(_)) && announced != before, "{options}");
+    }
+}
+
 #[test]
 fn bitmaps_are_disowned_by_the_first_change() {
     let folder = folder();
