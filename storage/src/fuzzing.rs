@@ -68,18 +68,26 @@ pub fn seeds(format: Format) -> Vec<Vec<u8>> {
     };
     let base = NewLayer { size: 3 << 20, sector: 512, parent: None, fixed: false };
     let mut seeds = Vec::new();
-    for new in [
-        base.clone(),
-        NewLayer { size: 5 << 30, ..base.clone() },
-        NewLayer { sector: 4096, ..base.clone() },
+    for (new, version) in [
+        (base.clone(), None),
+        // cohort makes version 3, and uses this one too.
+        (base.clone(), Some(2)),
+        (NewLayer { size: 5 << 30, ..base.clone() }, None),
+        (NewLayer { sector: 4096, ..base.clone() }, None),
         // Records of parents that the format was not made for, and of one that it was.
-        NewLayer { parent: Some(link(Format::Raw)), ..base.clone() },
-        NewLayer { parent: Some(link(format)), ..base },
+        (NewLayer { parent: Some(link(Format::Raw)), ..base.clone() }, None),
+        (NewLayer { parent: Some(link(format)), ..base }, None),
     ] {
+        if version.is_some() && format != Format::Qcow2 {
+            continue;
+        }
         let Ok(file) = sys::memory_file() else { continue };
         let Some(image) = layer_image(&file, true) else { continue };
         if formats::create(format, &image, &new).is_err() {
             continue;
+        }
+        if let Some(version) = version {
+            let _ = image.write_at(&[version], 7);
         }
         drop(image);
         seeds.push(input::of([(&file, format)]));
@@ -213,9 +221,10 @@ mod tests {
             let images = match format {
                 // No parents, and nothing as long as 5 GiB.
                 Format::Raw => 2,
-                // Nothing as long, or no sectors of 4096 bytes.
-                Format::Layer | Format::Qcow2 => 4,
-                Format::Vhdx => 5,
+                // Nothing as long.
+                Format::Layer => 4,
+                // No sectors of 4096 bytes, and another version; all.
+                Format::Qcow2 | Format::Vhdx => 5,
             };
             assert_eq!(seeds.len(), 3 * images, "{format}");
             for seed in seeds {
