@@ -6,12 +6,20 @@ use std::sync::{Arc, Mutex};
 
 mod fate;
 mod file;
+mod files;
 mod history;
+mod pair;
 mod replay;
 mod session;
 mod tests;
+mod tools;
+mod walk;
 
-/// A change of a file, or the point until which changes to it are durable.
+pub(crate) use files::Files;
+pub(crate) use replay::qemu_check;
+pub(crate) use walk::{Walk, samples};
+
+/// A change of a file or of its name, or the point until which those before are durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// Bytes were written.
@@ -22,8 +30,27 @@ pub(crate) enum Change {
     ZeroRange { at: u64, len: u64 },
     /// The file's length was set.
     SetLen(u64),
-    /// Everything before is durable.
+    /// The file's times were set to now.
+    Renew,
+    /// Everything before is durable, but not the file's times (`fdatasync`).
     Sync,
+    /// Everything before is durable, and so are the file's times (`fsync`).
+    SyncAll,
+    /// The file was made. The path that it got is the one by which changes tell it from then on.
+    Create,
+    /// The file got another name.
+    Rename(PathBuf),
+    /// The file lost its name.
+    Remove,
+    /// Of a folder: all names in it are durable.
+    SyncFolder,
+}
+
+impl Change {
+    /// Whether what a file held before is durable after it.
+    pub(crate) fn is_sync(&self) -> bool {
+        matches!(self, Change::Sync | Change::SyncAll)
+    }
 }
 
 /// Everything that happened to a disk's files, in order.
@@ -56,29 +83,16 @@ impl Recorder {
         INSTALLED.with_borrow(Clone::clone)
     }
 
-    /// Takes note of a write.
-    pub(crate) fn write(&self, path: &Path, at: u64, bytes: &[u8]) {
-        self.push(path, Change::Write { at, bytes: bytes.to_vec() });
+    /// Takes note of a change by this thread that no image tells, if anybody wants to know.
+    pub(crate) fn note(path: &Path, change: Change) {
+        if let Some(recorder) = Recorder::installed() {
+            recorder.push(path, change);
+        }
     }
 
-    /// Takes note of a range that became a hole.
-    pub(crate) fn punch(&self, path: &Path, at: u64, len: u64) {
-        self.push(path, Change::Punch { at, len });
-    }
-
-    /// Takes note of a range that became zero without becoming a hole.
-    pub(crate) fn zero_range(&self, path: &Path, at: u64, len: u64) {
-        self.push(path, Change::ZeroRange { at, len });
-    }
-
-    /// Takes note of a change of length.
-    pub(crate) fn set_len(&self, path: &Path, len: u64) {
-        self.push(path, Change::SetLen(len));
-    }
-
-    /// Takes note of a sync.
-    pub(crate) fn sync(&self, path: &Path) {
-        self.push(path, Change::Sync);
+    /// Takes note of a change.
+    pub(crate) fn push(&self, path: &Path, change: Change) {
+        self.0.lock().unwrap().push((path.to_owned(), change));
     }
 
     /// What happened so far.
@@ -89,10 +103,6 @@ impl Recorder {
     /// How many changes there were so far.
     pub(crate) fn len(&self) -> usize {
         self.0.lock().unwrap().len()
-    }
-
-    fn push(&self, path: &Path, change: Change) {
-        self.0.lock().unwrap().push((path.to_owned(), change));
     }
 }
 

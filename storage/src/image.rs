@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 #[cfg(test)]
-use crate::crash::Recorder;
+use crate::crash::{Change, Recorder};
 use crate::engine::sys;
 use crate::file;
 use crate::lock::ImageLock;
@@ -90,21 +90,21 @@ impl ImageFile {
     /// Writes all of `bytes` at `at`.
     pub(crate) fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         #[cfg(test)]
-        self.record(|recorder| recorder.write(&self.path, at, bytes));
+        self.record(Change::Write { at, bytes: bytes.to_vec() });
         self.file.write_all_at(bytes, at)
     }
 
     /// Changes the file's length.
     pub(crate) fn set_len(&self, len: u64) -> io::Result<()> {
         #[cfg(test)]
-        self.record(|recorder| recorder.set_len(&self.path, len));
+        self.record(Change::SetLen(len));
         self.file.set_len(len)
     }
 
     /// Makes a range of the file read as zeroes, giving its space back where the file system can.
     pub(crate) fn punch(&self, at: u64, len: u64) -> io::Result<()> {
         #[cfg(test)]
-        self.record(|recorder| recorder.punch(&self.path, at, len));
+        self.record(Change::Punch { at, len });
         let mode = SpaceChange::Punch { for_zeroes: true }.mode();
         match sys::fallocate(&self.file, mode, at, len) {
             Err(error) if file::is_refusal(&error) => self.write_zeroes(at, len),
@@ -127,7 +127,7 @@ impl ImageFile {
     /// Makes all that was written durable (`fdatasync`).
     pub(crate) fn sync(&self) -> io::Result<()> {
         #[cfg(test)]
-        self.record(|recorder| recorder.sync(&self.path));
+        self.record(Change::Sync);
         self.file.sync_data()
     }
 
@@ -138,8 +138,15 @@ impl ImageFile {
             return Ok(());
         }
         #[cfg(test)]
-        self.record(|recorder| recorder.sync(&self.path));
+        self.record(Change::Renew);
         sys::renew_times(&self.file)?;
+        self.sync_all()
+    }
+
+    /// Makes all that was written durable, and the file's times (`fsync`).
+    pub(crate) fn sync_all(&self) -> io::Result<()> {
+        #[cfg(test)]
+        self.record(Change::SyncAll);
         self.file.sync_all()
     }
 
@@ -151,9 +158,9 @@ impl ImageFile {
     }
 
     #[cfg(test)]
-    fn record(&self, event: impl FnOnce(&Recorder)) {
+    fn record(&self, change: Change) {
         if let Some(recorder) = &self.recorder {
-            event(recorder);
+            recorder.push(&self.path, change);
         }
     }
 }

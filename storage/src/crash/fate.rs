@@ -140,7 +140,7 @@ fn split(change: &Change, mut each: impl FnMut(u64, Change)) {
     let (start, end) = match change {
         Change::Write { at, bytes } => (*at, at + bytes.len() as u64),
         Change::Punch { at, len } | Change::ZeroRange { at, len } => (*at, at + len),
-        Change::SetLen(_) | Change::Sync => return,
+        _ => return,
     };
     for block in start / BLOCK..end.div_ceil(BLOCK) {
         let (at, to) = (start.max(block * BLOCK), end.min((block + 1) * BLOCK));

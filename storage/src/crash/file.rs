@@ -38,8 +38,21 @@ impl FileState {
             Change::Punch { at, len } => self.erase(at, len, false),
             Change::ZeroRange { at, len } => self.erase(at, len, true),
             Change::SetLen(len) => self.set_len(len),
-            Change::Sync => {}
+            _ => {}
         }
+    }
+
+    /// The file at `path`; blocks of zeroes are holes.
+    pub(super) fn load(path: &Path) -> io::Result<FileState> {
+        let bytes = std::fs::read(path)?;
+        let mut state = FileState::default();
+        for (at, block) in (0..).step_by(BLOCK_BYTES).zip(bytes.chunks(BLOCK_BYTES)) {
+            if block.iter().any(|byte| *byte != 0) {
+                state.write(at, block);
+            }
+        }
+        state.len = bytes.len() as u64;
+        Ok(state)
     }
 
     /// Whether a block holds bytes, by its number.

@@ -1,103 +1,119 @@
 //! Every state in which a crash could have left a recorded disk, or many of them, and what must
-//! hold in each.
-//!
-//! What a file saw before its last sync is there. Of what came after, any part may be: each write
-//! whole, torn between sectors, or not at all; each in any order, that is, with the bytes of any of
-//! the writes that overlap (`fate.rs`).
+//! hold in each (`walk.rs` says which states).
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cohort_tests::oracles::Qemu;
 
-use super::fate::Fate;
-use super::file::FileState;
+use super::files::Files;
 use super::history::{Allowed, Version};
 use super::session::{Session, look, touch};
-use super::{Change, Dice};
+use super::walk::{State, Walk};
+use super::{Dice, Recorder};
 use crate::disk::{Disk, DiskOptions};
 use crate::format::Format;
+use crate::identity::Identity;
 use crate::testkit::{self, READ_ONLY, WRITABLE};
 
 /// How many states were looked at.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tally {
     pub(super) states: usize,
-    /// Of these, how many a program of others has looked at, too.
+    /// Of these, those after a crash while another one was recovered from.
+    pub(super) second: usize,
+    /// How many a program of others has looked at, too.
     pub(super) checked: usize,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        self.states += other.states;
+        self.second += other.second;
+        self.checked += other.checked;
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Tally { states, second, checked } = self;
+        write!(f, "{states} states, {second} after a second crash, {checked} checked by QEMU")
+    }
 }
 
 /// Looks at every prefix of what was recorded, and for each at `samples` other states that the same
 /// crash could have left. The error says what does not hold where.
 pub(super) fn replay(session: &Session, samples: usize, seed: u64) -> Result<Tally, String> {
     let changes = session.recorder.changes();
-    let (mut durable, mut pending) = (FileState::default(), Vec::<&Change>::new());
-    let (mut dice, mut tally) = (Dice::new(seed), Tally::default());
-    for time in 0..=changes.len() {
-        if let Some((path, change)) = time.checked_sub(1).and_then(|last| changes.get(last)) {
-            if *path != session.path {
-                assert!(time <= session.begin, "{} was changed", path.display());
-                continue;
-            }
-            if *change == Change::Sync {
-                pending.drain(..).for_each(|change| durable.apply(change));
-            } else {
-                pending.push(change);
-            }
+    let mut tally = Tally::default();
+    let mut allowed = (usize::MAX, Vec::new());
+    let walk = Walk { changes: &changes, begin: session.begin(), samples, seed };
+    let others = changes[walk.begin..].iter().find(|(path, _)| *path != session.path);
+    assert_eq!(others, None, "another file was changed");
+    let states = walk.each(Files::default(), |state, dice| {
+        if allowed.0 != state.time {
+            allowed = (state.time, session.history.allowed(state.time));
         }
-        if time < session.begin {
-            continue;
+        let readable = seen(session, state, &allowed.1)?;
+        if state.number % 101 == 57 {
+            tally.second += second_crash(session, state, &readable, dice)?;
+        } else {
+            go_on(session, readable, dice)?;
+            let foreign = state.number % 97 == 13 && qemu_check(&session.path)?;
+            tally.checked += usize::from(foreign);
         }
-        let allowed = session.history.allowed(time);
-        let mut fates = vec![Fate::All];
-        if !pending.is_empty() {
-            fates.extend((0..samples).map(|_| Fate::any(&mut dice, pending.len())));
-        }
-        for fate in fates {
-            let mut state = durable.clone();
-            let allocate = dice.chance(40);
-            let atomic = Format::of_name(&session.path) == Format::Layer;
-            match atomic {
-                true => fate.befall_blocks(&mut state, &pending, allocate, &mut dice),
-                false => fate.befall(&mut state, &pending, allocate, &mut dice),
-            }
-            state.store(&session.path).unwrap();
-            let foreign = tally.states % 97 == 13;
-            let checked = verify(session, &allowed, &mut dice, foreign).map_err(|what| {
-                let last = changes[..time].iter().rev().take(6).map(|(_, change)| short(change));
-                let last: Vec<String> = last.collect();
-                format!(
-                    "change {} of {} to {}, {fate:?} of {} pending, allocated {allocate}: {what}\n\
-                     last changes, newest first: {last:#?}",
-                    time - session.begin,
-                    changes.len() - session.begin,
-                    session.path.display(),
-                    pending.len()
-                )
-            })?;
-            tally.states += 1;
-            tally.checked += usize::from(checked);
-        }
-    }
+        Ok(())
+    })?;
+    tally.states = states + tally.second;
     Ok(tally)
 }
 
-fn short(change: &Change) -> String {
-    match change {
-        Change::Write { at, bytes } => format!("write {at:#x} +{:#x}", bytes.len()),
-        other => format!("{other:x?}"),
-    }
+/// What a disk holds, and under which identity.
+struct Seen {
+    sectors: Vec<(u64, Version)>,
+    identity: Identity,
 }
 
-/// Looks at the disk as it is now, first for reading, then for writing, then after more writes;
-/// says whether QEMU looked at it, too.
-fn verify(
-    session: &Session,
-    allowed: &[Allowed],
-    dice: &mut Dice,
-    foreign: bool,
-) -> Result<bool, String> {
-    let readable = seen(session, &READ_ONLY, allowed, "for reading")?;
-    let disk = open(session, &WRITABLE, "for writing")?;
+/// What the disk at `path` holds when it is opened like this.
+fn found(path: &Path, options: &DiskOptions, how: &str) -> Result<Seen, String> {
+    let disk = open(path, options, how)?;
+    let sectors = look(&mut disk.queue(1).unwrap())?;
+    let identity = testkit::top(&disk).identity().map_err(|error| format!("{error:?}"))?;
+    Ok(Seen { sectors, identity })
+}
+
+fn open(path: &Path, options: &DiskOptions, how: &str) -> Result<Disk, String> {
+    Disk::open(path, options).map_err(|error| format!("does not open {how}: {error:?}"))
+}
+
+/// What the disk holds, which must be allowed, and what it was if its identity is an old one.
+fn seen(session: &Session, state: &State<'_>, allowed: &[Allowed]) -> Result<Seen, String> {
+    let seen = found(&session.path, &READ_ONLY, "for reading")?;
+    for (&(sector, version), allowed) in seen.sectors.iter().zip(allowed) {
+        if !allowed.contains(&version) {
+            return Err(format!("sector {sector} holds version {version}, not one of {allowed:?}"));
+        }
+    }
+    for epoch in session.epochs.iter().filter(|epoch| epoch.begin <= state.time) {
+        let same = match &epoch.identity {
+            // The file was put here by this test; what its times would be is reckoned.
+            Identity::File(_) => state.clocks(&session.path).1 == epoch.clock,
+            identity => seen.identity == *identity,
+        };
+        let mut pairs = seen.sectors.iter().zip(&epoch.before);
+        if same && let Some((now, before)) = pairs.find(|(now, before)| now != before) {
+            return Err(format!(
+                "sector {} was {} and is {}, but the identity is still {}",
+                now.0, before.1, now.1, epoch.identity
+            ));
+        }
+    }
+    Ok(seen)
+}
+
+/// Opens the disk as it is now for writing, and writes more.
+fn go_on(session: &Session, readable: Seen, dice: &mut Dice) -> Result<(), String> {
+    let disk = open(&session.path, &WRITABLE, "for writing")?;
     let findings = testkit::top(&disk).check(false).map_err(|error| format!("{error:?}"))?;
     if let Some(harm) = findings.iter().find(|finding| !finding.harmless) {
         return Err(format!("the check finds {harm:?}"));
@@ -105,83 +121,98 @@ fn verify(
     let mut queue = disk.queue(1).unwrap();
     drop(disk);
     let mut expected = look(&mut queue)?;
-    if expected != readable {
+    if expected != readable.sectors {
         return Err("opened for writing, it holds something else than for reading".to_owned());
     }
-    let written = touch(&mut queue, dice);
-    for (sector, version) in &mut expected {
-        let last = written.iter().rev().find(|(other, _)| other == sector);
-        *version = last.map_or(*version, |(_, version)| *version);
-    }
+    touch(&mut queue, session.unit, dice, &mut expected)?;
     if dice.chance(50) {
         testkit::flush(&mut queue).map_err(|error| format!("flush: {error:?}"))?;
     }
     drop(queue);
-    let disk = open(session, &READ_ONLY, "after more writes")?;
-    let found = look(&mut disk.queue(1).unwrap())?;
-    if let Some((now, then)) = found.iter().zip(&expected).find(|(now, then)| now != then) {
+    let found = found(&session.path, &READ_ONLY, "after more writes")?;
+    if let Some((now, then)) = found.sectors.iter().zip(&expected).find(|(now, then)| now != then) {
         return Err(format!("after more writes, sector {} holds {}, not {}", now.0, now.1, then.1));
     }
-    drop(disk);
-    if foreign { qemu_check(session) } else { Ok(false) }
+    if found.identity == readable.identity {
+        return Err(format!("more was written, but the identity is still {}", found.identity));
+    }
+    Ok(())
 }
 
-fn open(session: &Session, options: &DiskOptions, how: &str) -> Result<Disk, String> {
-    Disk::open(&session.path, options).map_err(|error| format!("does not open {how}: {error:?}"))
-}
-
-/// What the disk holds, which must be allowed, and under a new identity if it is not the old.
-fn seen(
+/// Lets the recovery from a crash, and what is written then, crash in turn. Says how many states
+/// that gave.
+fn second_crash(
     session: &Session,
-    options: &DiskOptions,
-    allowed: &[Allowed],
-    how: &str,
-) -> Result<Vec<(u64, Version)>, String> {
-    let disk = open(session, options, how)?;
-    let seen = look(&mut disk.queue(1).unwrap())?;
-    for (&(sector, version), allowed) in seen.iter().zip(allowed) {
-        if !allowed.contains(&version) {
-            return Err(format!("sector {sector} holds version {version}, not one of {allowed:?}"));
-        }
+    state: &State<'_>,
+    readable: &Seen,
+    dice: &mut Dice,
+) -> Result<usize, String> {
+    let recorder = Recorder::default();
+    let mut expected = readable.sectors.clone();
+    {
+        let _installed = recorder.install();
+        let mut queue = open(&session.path, &WRITABLE, "for writing")?.queue(1).unwrap();
+        touch(&mut queue, session.unit, dice, &mut expected)?;
     }
-    let changed = seen.iter().zip(&session.before).find(|(now, before)| now != before);
-    if let Some((now, before)) = changed {
-        let identity = testkit::top(&disk).identity().map_err(|error| format!("{error:?}"))?;
-        if identity == session.identity {
-            return Err(format!(
-                "sector {} was {} and is {}, but the identity is still {identity}",
-                now.0, before.1, now.1
-            ));
+    let changes = recorder.changes();
+    let walk = Walk { changes: &changes, begin: 0, samples: 2, seed: dice.roll() };
+    let number = walk.each(state.crashed.settled(), |second, _| {
+        let now = found(&session.path, &READ_ONLY, "after a second crash")?;
+        let closed = second.time == changes.len() && !matches!(now.identity, Identity::File(_));
+        for ((now, old), new) in now.sectors.iter().zip(&readable.sectors).zip(&expected) {
+            if now != new && (now != old || closed) {
+                return Err(format!(
+                    "sector {} holds {}, not {} or {}",
+                    now.0, now.1, old.1, new.1
+                ));
+            }
         }
-    }
-    Ok(seen)
+        let renewed = match &now.identity {
+            Identity::File(_) => second.clocks(&session.path).1 > 0,
+            identity => *identity != readable.identity,
+        };
+        match renewed || now.sectors == readable.sectors {
+            true => Ok(()),
+            false => Err(format!("changed, but the identity is still {}", now.identity)),
+        }
+    });
+    number.map_err(|what| format!("after a crash, another one: {what}"))
 }
 
 /// States that QEMU has looked at.
 static STATES: AtomicUsize = AtomicUsize::new(0);
 
-/// Lets QEMU look at the structure, where it knows the format and every layer of the chain.
-fn qemu_check(session: &Session) -> Result<bool, String> {
-    let format = Format::of_name(&session.path);
+/// Lets QEMU look at the structure, where it knows the format and every layer of the chain; says
+/// whether it does.
+pub(crate) fn qemu_check(path: &Path) -> Result<bool, String> {
+    let format = Format::of_name(path);
     if !matches!(format, Format::Qcow2 | Format::Vhdx) {
         return Ok(false);
     }
     // There are many states: each version sees its share of them.
     let all = Qemu::all();
     let qemu = &all[STATES.fetch_add(1, Ordering::Relaxed) % all.len()];
-    let mut command = qemu.command("qemu-img");
-    let output = command.args(["check", "-f", format.name()]).arg(&session.path).output();
-    let output = output.map_err(|error| format!("qemu-img: {error}"))?;
+    let check = |more: &[&str]| {
+        let mut command = qemu.command("qemu-img");
+        let output = command.args(["check", "-f", format.name()]).args(more).arg(path).output();
+        output.map_err(|error| format!("qemu-img: {error}"))
+    };
+    let mut output = check(&[])?;
+    if says(&output.stderr, "contains a log that needs to be replayed") {
+        output = check(&["-r", "all"])?;
+    }
     // 3: clusters are lost, no content is.
     match output.status.code() {
         Some(0 | 3) => Ok(true),
         // A chain whose layers it does not know, or a format that it cannot check.
-        Some(1 | 63) if refuses(&output.stderr) => Ok(false),
+        Some(1 | 63) if REFUSALS.iter().any(|part| says(&output.stderr, part)) => Ok(false),
         _ => Err(format!("qemu-img check: {output:?}")),
     }
 }
 
-fn refuses(message: &[u8]) -> bool {
-    let message = String::from_utf8_lossy(message);
-    ["not support", "Unknown driver"].iter().any(|part| message.contains(part))
+/// How QEMU says that it does not know such disks.
+const REFUSALS: [&str; 3] = ["not support", "Unsupported qcow2 feature", "Unknown driver"];
+
+fn says(message: &[u8], part: &str) -> bool {
+    String::from_utf8_lossy(message).contains(part)
 }

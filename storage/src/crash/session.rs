@@ -1,13 +1,15 @@
 //! A disk in use, recorded from the first byte of its files on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::history::{self, Deed, Event, History, PARENT, Version, ZERO, contents, version_of};
-use super::{Dice, Recorder};
+use super::files::Files;
+use super::history::{Deed, Event, History, PARENT, Version, ZERO, contents, version_of};
+use super::{Change, Dice, Recorder};
 use crate::buffers::Buffers;
 use crate::disk::Disk;
 use crate::engine::record::Recording;
 use crate::format::Format;
+use crate::formats::NewLayer;
 use crate::identity::Identity;
 use crate::request::Operation;
 use crate::testkit::{self, READ_ONLY, SECTOR_BYTES, WRITABLE, request};
@@ -15,20 +17,50 @@ use crate::units::SECTOR;
 use crate::{Answer, DiskQueue};
 
 /// Bytes of the disk.
-const SIZE: u64 = 72 << 20;
+pub(super) const SIZE: u64 = 72 << 20;
 /// Sectors in a window.
 const WINDOW: u64 = 128;
 /// First sectors of the parts of the disk that are used and looked at: its ends, and the borders of
 /// blocks of 1, 2 and 32 MiB.
-const WINDOWS: [u64; 5] = [0, 2048 - 64, 4096 - 64, 65_536 - 64, SIZE / SECTOR - WINDOW];
+pub(super) const WINDOWS: [u64; 5] = [0, 2048 - 64, 4096 - 64, 65_536 - 64, SIZE / SECTOR - WINDOW];
+
+/// The first of the versions that are written after a crash.
+const TOUCHED: Version = 0xffff_0000;
+
+/// A folder in memory, where a sync costs nothing and so states are cheap.
+pub(super) const MEMORY: &str = "/dev/shm";
 
 /// A kind of disk.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Kind {
     pub(super) format: Format,
     pub(super) parent: Option<Format>,
+    /// Bytes of the parent.
+    pub(super) below: u64,
     /// The folder in which its own folder is made.
     pub(super) place: &'static str,
+    /// Bytes of its logical blocks.
+    pub(super) sector: u32,
+    /// Whether all of its space is taken at once.
+    pub(super) fixed: bool,
+}
+
+impl Kind {
+    /// In memory, on a parent of the same size, with blocks of 512 bytes that take space when they are written.
+    pub(super) const fn new(format: Format, parent: Option<Format>) -> Kind {
+        Kind { format, parent, below: SIZE, place: MEMORY, sector: 512, fixed: false }
+    }
+}
+
+/// A disk before it is opened for writing.
+pub(super) struct Epoch {
+    /// Changes until then.
+    pub(super) begin: usize,
+    /// What it holds, and under which identity.
+    pub(super) before: Vec<(u64, Version)>,
+    pub(super) identity: Identity,
+    /// What stands for the times of its file then.
+    pub(super) clock: u64,
 }
 
 /// A disk's files and all that happened to them.
@@ -38,54 +70,62 @@ pub(super) struct Session {
     pub(super) path: PathBuf,
     pub(super) recorder: Recorder,
     pub(super) history: History,
-    /// Changes before the last time that the disk was opened for writing.
-    pub(super) begin: usize,
-    /// What the disk held then, and under which identity.
-    pub(super) before: Vec<(u64, Version)>,
-    pub(super) identity: Identity,
+    pub(super) epochs: Vec<Epoch>,
+    /// Sectors in a logical block.
+    pub(super) unit: u64,
 }
 
 impl Session {
-    /// Makes a disk at this place, on a parent if one is named, uses it twice, and records it all.
+    /// Makes a disk of this kind, uses it four times, and records it all.
     pub(super) fn record(kind: Kind, seed: u64, steps: usize) -> Session {
-        let Kind { format, parent, place } = kind;
-        let folder = tempfile::tempdir_in(place).unwrap();
-        let path = testkit::file_in(folder.path(), "top", format);
+        let folder = tempfile::tempdir_in(kind.place).unwrap();
+        let path = testkit::file_in(folder.path(), "top", kind.format);
         let recorder = Recorder::default();
-        let _installed = recorder.install();
-        let first = if parent.is_some() { PARENT } else { ZERO };
-        let looked_at = WINDOWS.into_iter().flat_map(|window| window..window + WINDOW);
-        let initial = looked_at.map(|sector| (sector, first)).collect();
-        let below = parent.map(|format| testkit::file_in(folder.path(), "parent", format));
-        if let Some(below) = &below {
-            testkit::create(below, SIZE, None).unwrap();
-            let mut queue = Disk::open(below, &WRITABLE).unwrap().queue(1).unwrap();
-            for first in WINDOWS {
-                let bytes = contents(first, WINDOW, PARENT);
-                testkit::write(&mut queue, first * SECTOR, &bytes).unwrap();
-            }
+        let installed = recorder.install();
+        let parent = kind.parent.map(|format| testkit::file_in(folder.path(), "parent", format));
+        let parent = parent.as_deref();
+        if let Some(parent) = parent {
+            make_parent(parent, kind.below);
         }
-        testkit::create(&path, SIZE, below.as_deref()).unwrap();
+        let parent = parent.map(testkit::link_to);
+        let new = NewLayer { size: SIZE, sector: kind.sector, parent, fixed: kind.fixed };
+        testkit::create_linked(&path, &new).unwrap();
+        let parents = if new.parent.is_some() { kind.below / SECTOR } else { 0 };
+        let first = |sector| if sector < parents { PARENT } else { ZERO };
+        let initial = sectors().map(|sector| (sector, first(sector))).collect();
         let history = History { initial, events: Vec::new() };
-        let identity = testkit::identity(&path);
-        let mut session = Session {
-            _folder: folder,
-            path,
-            recorder,
-            history,
-            begin: 0,
-            before: Vec::new(),
-            identity,
-        };
+        let unit = u64::from(kind.sector) / SECTOR;
+        let epochs = Vec::new();
+        let mut session = Session { _folder: folder, path, recorder, history, epochs, unit };
         let mut dice = Dice::new(seed);
         session.work(&mut dice, steps / 3);
-        session.begin = session.recorder.len();
-        session.identity = testkit::identity(&session.path);
-        let mut reader = Disk::open(&session.path, &READ_ONLY).unwrap().queue(1).unwrap();
-        session.before = look(&mut reader).unwrap();
-        drop(reader);
-        session.work(&mut dice, steps);
+        for steps in [steps, steps / 6, steps / 3] {
+            let disk = Disk::open(&session.path, &READ_ONLY).unwrap();
+            let before = look(&mut disk.queue(1).unwrap()).unwrap();
+            let identity = testkit::top(&disk).identity().unwrap();
+            drop(disk);
+            if kind.format == Format::Raw {
+                // As whoever takes note of an identity that rests on times.
+                session.recorder.push(&session.path, Change::SyncAll);
+            }
+            let (begin, clock) = (session.recorder.len(), session.clock());
+            session.epochs.push(Epoch { begin, before, identity, clock });
+            session.work(&mut dice, steps);
+        }
+        drop(installed);
         session
+    }
+
+    /// What stands for the times of the disk's file now.
+    fn clock(&self) -> u64 {
+        let (changes, mut files) = (self.recorder.changes(), Files::default());
+        changes.iter().for_each(|(path, change)| files.apply(path, change));
+        files.clocks(&self.path).0
+    }
+
+    /// How many changes there were before the disk was opened for writing the second time.
+    pub(super) fn begin(&self) -> usize {
+        self.epochs[0].begin
     }
 
     /// Opens the disk, works with it, and closes it.
@@ -95,7 +135,7 @@ impl Session {
         drop(disk);
         let mut open = Vec::new();
         for _ in 0..steps {
-            let (deed, first, count) = deed(dice, self.history.events.len());
+            let (deed, first, count) = deed(dice, self.history.events.len(), self.unit);
             let busy = |&number: &usize| {
                 let other: &Event = &self.history.events[number];
                 other.first < first + count && first < other.first + other.count
@@ -150,8 +190,25 @@ impl Session {
     }
 }
 
-/// Something to do, and where.
-fn deed(dice: &mut Dice, number: usize) -> (Deed, u64, u64) {
+/// Makes a base of `size` bytes that holds [`PARENT`].
+pub(super) fn make_parent(path: &Path, size: u64) {
+    testkit::create(path, size, None).unwrap();
+    let mut queue = Disk::open(path, &WRITABLE).unwrap().queue(1).unwrap();
+    let sectors = size / SECTOR;
+    for first in WINDOWS.into_iter().filter(|first| *first < sectors) {
+        let count = WINDOW.min(sectors - first);
+        testkit::write(&mut queue, first * SECTOR, &contents(first, count, PARENT)).unwrap();
+    }
+    testkit::flush(&mut queue).unwrap();
+}
+
+/// The sectors that are looked at.
+fn sectors() -> impl Iterator<Item = u64> {
+    WINDOWS.into_iter().flat_map(|window| window..window + WINDOW)
+}
+
+/// Something to do, and where, in units of some sectors.
+fn deed(dice: &mut Dice, number: usize, unit: u64) -> (Deed, u64, u64) {
     let deed = match dice.below(100) {
         0..=12 => return (Deed::Flush, 0, 0),
         13..=24 => Deed::Zero { unmap: dice.chance(50) },
@@ -167,7 +224,7 @@ fn deed(dice: &mut Dice, number: usize) -> (Deed, u64, u64) {
         };
     }
     let window = WINDOWS[dice.below(WINDOWS.len())];
-    let unit = if dice.chance(50) { 8 } else { 1 };
+    let unit = if dice.chance(50) { 8 } else { unit };
     let first = dice.roll() % WINDOW / unit * unit;
     let count = (1 + dice.roll() % 40).next_multiple_of(unit).min(WINDOW - first);
     (deed, window + first, count)
@@ -190,15 +247,20 @@ pub(super) fn look(queue: &mut DiskQueue) -> Result<Vec<(u64, Version)>, String>
     Ok(seen)
 }
 
-/// Writes some sectors here and there, each with another version, and says which.
-pub(super) fn touch(queue: &mut DiskQueue, dice: &mut Dice) -> Vec<(u64, Version)> {
-    let mut written = Vec::new();
-    for number in 0..4 {
-        let sector = WINDOWS[dice.below(WINDOWS.len())] + dice.roll() % WINDOW;
-        let version = 0xffff_0000 + number;
-        let bytes = history::content(sector, version);
-        testkit::write(queue, sector * SECTOR, &bytes).unwrap();
-        written.push((sector, version));
+/// Writes a unit of sectors here and there, each with another version, and puts that into `seen`.
+pub(super) fn touch(
+    queue: &mut DiskQueue,
+    unit: u64,
+    dice: &mut Dice,
+    seen: &mut [(u64, Version)],
+) -> Result<(), String> {
+    // Each in another window: what is between old and new is one step.
+    for (version, window) in (TOUCHED..TOUCHED + 4).zip(WINDOWS) {
+        let first = window + dice.roll() % WINDOW / unit * unit;
+        testkit::write(queue, first * SECTOR, &contents(first, unit, version))
+            .map_err(|error| format!("writing failed: {error:?}"))?;
+        let written = seen.iter_mut().filter(|(sector, _)| (first..first + unit).contains(sector));
+        written.for_each(|(_, now)| *now = version);
     }
-    written
+    Ok(())
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::held::{Carry, Held};
 use super::positional;
-use crate::crash::{Dice, Recorder};
+use crate::crash::{Change, Dice, Recorder};
 use crate::file::BackingFile;
 use crate::transfer::{Action, SpaceChange, Transfer};
 
@@ -30,17 +30,18 @@ impl Carry for Recording {
     fn carry(&mut self, file: &BackingFile, transfer: &mut Transfer) -> io::Result<u64> {
         let (path, at) = (file.path(), transfer.at());
         let done = positional::perform(file, transfer)?;
-        match transfer.action() {
-            Action::Read => {}
+        let change = match transfer.action() {
+            Action::Read => return Ok(done),
             Action::Write => {
                 let mut bytes = vec![0; usize::try_from(done).unwrap()];
                 transfer.window().duplicate().copy_to(&mut bytes);
-                self.recorder.write(path, at, &bytes);
+                Change::Write { at, bytes }
             }
-            Action::Sync => self.recorder.sync(path),
-            Action::Space(SpaceChange::Punch { .. }) => self.recorder.punch(path, at, done),
-            Action::Space(SpaceChange::ZeroRange) => self.recorder.zero_range(path, at, done),
-        }
+            Action::Sync => Change::Sync,
+            Action::Space(SpaceChange::Punch { .. }) => Change::Punch { at, len: done },
+            Action::Space(SpaceChange::ZeroRange) => Change::ZeroRange { at, len: done },
+        };
+        self.recorder.push(path, change);
         Ok(done)
     }
 }

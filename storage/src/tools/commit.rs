@@ -4,7 +4,6 @@
 //! durable. A crash in between leaves a child that says that its parent has changed. It still reads
 //! as before: the parent differs only where the child has data of its own.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -13,7 +12,7 @@ use super::convert::{is_zero, whole};
 use super::io::{DiskIo, PIECE, options};
 use super::lasting;
 use super::name::DiskName;
-use super::new_file::{folder, sync_folder};
+use super::new_file::{folder, remove, sync_folder};
 use super::one::OneLayer;
 use super::siblings::{children_of, number_of};
 use super::{Progress, ToolError, step};
@@ -83,7 +82,7 @@ pub fn commit(order: &Commit, progress: &dyn Progress) -> Result<Committed, Tool
     let written = copied?;
     drop((child, parent));
     if order.delete {
-        fs::remove_file(path).map_err(ToolError::host(path, "remove"))?;
+        remove(path).map_err(ToolError::host(path, "remove"))?;
         sync_folder(path)?;
     }
     let (child, deleted) = (path.clone(), order.delete);

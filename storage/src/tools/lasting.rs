@@ -1,5 +1,6 @@
-//! An identity that any later change is sure to change.
+//! An identity that any later change is sure to change, and a crash is sure to keep.
 
+use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,7 +16,8 @@ const TRIES: u32 = 10;
 
 /// The identity of a disk's top layer. Where it rests on the times of a file that has only just
 /// been changed, waits until those have moved on: another change in the same step of the kernel's
-/// clock would leave them as they are.
+/// clock would leave them as they are. Then makes them durable, which a flush of the disk does not:
+/// a crash would otherwise give the file older times, and whoever recorded these a false alarm.
 pub(super) fn identity(disk: &Disk) -> Result<Identity, DiskError> {
     let (path, top) = (disk.path(), disk.state().chain.top());
     let ask = || top.identity().map_err(|source| layer_error(path, source));
@@ -31,6 +33,17 @@ pub(super) fn identity(disk: &Disk) -> Result<Identity, DiskError> {
         }
         thread::sleep(TICK);
         identity = ask()?;
+    }
+    if let (Identity::File(_), Some(file)) = (&identity, disk.state().files.first()) {
+        match file.image().sync_all() {
+            // Nothing can be synced there, or nothing has changed.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidInput | io::ErrorKind::ReadOnlyFilesystem
+                ) => {}
+            result => result.map_err(|error| DiskError::host(path, "sync", error))?,
+        }
     }
     Ok(identity)
 }

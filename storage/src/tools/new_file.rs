@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::ToolError;
+#[cfg(test)]
+use crate::crash::{Change, Recorder};
 use crate::engine::sys;
 use crate::format::Format;
 use crate::formats::{self, NewLayer};
@@ -49,6 +51,8 @@ impl NewFile {
         let hidden = folder(target).join(name);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&hidden);
         let file = file.map_err(ToolError::host(target, "create"))?;
+        #[cfg(test)]
+        Recorder::note(&hidden, Change::Create);
         let made = NewFile { target: target.to_owned(), hidden, published: false };
         let image = Arc::new(ImageFile::new(file, &made.hidden, true));
         formats::create(format, &image, new).map_err(|source| ToolError::Create {
@@ -68,11 +72,15 @@ impl NewFile {
     pub(super) fn publish(mut self) -> Result<(), ToolError> {
         let all = File::open(&self.hidden).and_then(|file| file.sync_all());
         all.map_err(ToolError::host(&self.target, "write"))?;
+        #[cfg(test)]
+        Recorder::note(&self.hidden, Change::SyncAll);
         sys::rename_new(&self.hidden, &self.target).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => ToolError::Exists(self.target.clone()),
             _ => ToolError::host(&self.target, "name")(error),
         })?;
         self.published = true;
+        #[cfg(test)]
+        Recorder::note(&self.hidden, Change::Rename(self.target.clone()));
         sync_folder(&self.target)
     }
 }
@@ -81,9 +89,16 @@ impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.published {
             // Whoever dropped it says what went wrong.
-            let _ = fs::remove_file(&self.hidden);
+            let _ = remove(&self.hidden);
         }
     }
+}
+
+/// Removes a file.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    Recorder::note(path, Change::Remove);
+    fs::remove_file(path)
 }
 
 /// The folder that a path is in.
@@ -98,5 +113,7 @@ pub(super) fn folder(path: &Path) -> &Path {
 pub(super) fn sync_folder(path: &Path) -> Result<(), ToolError> {
     let folder = folder(path);
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
+    #[cfg(test)]
+    Recorder::note(folder, Change::SyncFolder);
     synced.map_err(ToolError::host(folder, "sync"))
 }

@@ -25,6 +25,7 @@ fn since(recorder: &Recorder, known: usize) -> Vec<(&'static str, u64)> {
         Change::ZeroRange { at, .. } => ("zero", at),
         Change::SetLen(len) => ("set length", len),
         Change::Sync => ("sync", 0),
+        other => panic!("{other:?}"),
     });
     told.collect()
 }
