@@ -22,6 +22,7 @@ use crate::request::{DiskRequest, Operation};
 use crate::units::DiskRange;
 
 mod chain;
+mod compressed;
 mod input;
 
 pub use chain::{chain_seeds, open_chain};
@@ -59,6 +60,14 @@ pub fn read_link(input: &[u8]) {
     assert_eq!(ParentLink::from_json(&text).ok(), Some(link));
 }
 
+/// What QEMU may have in images and cohort only uses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Foreign {
+    Version2,
+    Deflate,
+    Zstd,
+}
+
 /// Inputs to begin with: images that cohort makes, fresh, used, and left while in use.
 pub fn seeds(format: Format) -> Vec<Vec<u8>> {
     let link = |format| ParentLink {
@@ -68,17 +77,18 @@ pub fn seeds(format: Format) -> Vec<Vec<u8>> {
     };
     let base = NewLayer { size: 3 << 20, sector: 512, parent: None, fixed: false };
     let mut seeds = Vec::new();
-    for (new, version) in [
+    for (new, foreign) in [
         (base.clone(), None),
-        // cohort makes version 3, and uses this one too.
-        (base.clone(), Some(2)),
+        (base.clone(), Some(Foreign::Version2)),
+        (base.clone(), Some(Foreign::Deflate)),
+        (base.clone(), Some(Foreign::Zstd)),
         (NewLayer { size: 5 << 30, ..base.clone() }, None),
         (NewLayer { sector: 4096, ..base.clone() }, None),
         // Records of parents that the format was not made for, and of one that it was.
         (NewLayer { parent: Some(link(Format::Raw)), ..base.clone() }, None),
         (NewLayer { parent: Some(link(format)), ..base }, None),
     ] {
-        if version.is_some() && format != Format::Qcow2 {
+        if foreign.is_some() && format != Format::Qcow2 {
             continue;
         }
         let Ok(file) = sys::memory_file() else { continue };
@@ -86,8 +96,13 @@ pub fn seeds(format: Format) -> Vec<Vec<u8>> {
         if formats::create(format, &image, &new).is_err() {
             continue;
         }
-        if let Some(version) = version {
-            let _ = image.write_at(&[version], 7);
+        let changed = match foreign {
+            None => Ok(()),
+            Some(Foreign::Version2) => image.write_at(&[2], 7),
+            Some(kind) => compressed::add(&image, kind == Foreign::Zstd),
+        };
+        if changed.is_err() {
+            continue;
         }
         drop(image);
         seeds.push(input::of([(&file, format)]));
@@ -223,8 +238,9 @@ mod tests {
                 Format::Raw => 2,
                 // Nothing as long.
                 Format::Layer => 4,
-                // No sectors of 4096 bytes, and another version; all.
-                Format::Qcow2 | Format::Vhdx => 5,
+                // No sectors of 4096 bytes, and what is foreign.
+                Format::Qcow2 => 7,
+                Format::Vhdx => 5,
             };
             assert_eq!(seeds.len(), 3 * images, "{format}");
             for seed in seeds {
