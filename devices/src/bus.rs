@@ -90,6 +90,13 @@ impl Bus {
         Some(claims.remove(at).device)
     }
 
+    /// Takes all devices off the bus.
+    pub fn clear(&self) {
+        // Dropped when the bus is free again: a device may take its own windows off it.
+        let gone = std::mem::take(&mut *self.claims_mut());
+        drop(gone);
+    }
+
     /// Reads from the device that answers for all of the access. Where there is none, or the
     /// width is not 1, 2, 4 or 8, `data` is all ones and the result `false`.
     pub fn read(&self, address: u64, data: &mut [u8]) -> bool {

@@ -131,10 +131,11 @@ impl Board {
 }
 
 impl Drop for Board {
-    /// The memory bus has the PCI bus on it, as configuration space, and the PCI bus keeps the
-    /// memory bus for its devices' windows: apart, both go, and with them files and locks.
+    /// The memory bus has the PCI bus on it, as configuration space, and devices in windows that
+    /// the guest placed; both keep the memory bus, to place windows. Apart, all go, and with them
+    /// files and locks.
     fn drop(&mut self) {
-        self.buses.mmio.remove(layout::ECAM_START);
+        self.buses.mmio.clear();
     }
 }
 

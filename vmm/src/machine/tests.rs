@@ -207,9 +207,17 @@ fn nothing_of_a_guest_is_left_open() {
     let disk = DiskSpec::new(DiskSource::Path(image.path().into()));
     let file = Program::new().exit(1).into_file();
     let good = VmSpec { disks: vec![disk], ..spec(&file) };
-    // After a run, and after a failure once the disk was open.
+    // After a run, also one in which the guest placed the windows of its devices, and after a
+    // failure once the disk was open.
     let bad = VmSpec { initrd: Some("/nowhere".into()), ..good.clone() };
+    let used = VmSpec {
+        kernel: KernelSource::Builtin,
+        cmdline: "blk.write 0 4K seed=1; exit 1".into(),
+        memory: 64 << 20,
+        ..good.clone()
+    };
     for (spec, ending) in [
+        (&used, Ending::Exited { status: 1 }),
         (&good, Ending::Exited { status: 1 }),
         (&bad, Ending::VmmError),
         (&good, Ending::Exited { status: 1 }),
