@@ -176,7 +176,7 @@ fn change(disk: &Disk) -> bool {
     let done = [
         ask(disk, Operation::Write, 8192, 4096),
         ask(disk, Operation::Write, border.saturating_sub(4096), 8192),
-        ask(disk, Operation::Flush, 0, 0),
+        ask(disk, Operation::Flush, 0, 0).and(None),
         ask(disk, Operation::Discard, 4096, 2 << 20),
         ask(disk, zeroes, 0, 65_536),
         ask(disk, Operation::Write, last(size), 4096),

@@ -94,7 +94,8 @@ fn patch(number: u32, at: u64, bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
 /// Makes the checksums of the image's structures right, wherever their lengths can be told.
 pub(super) fn mend_checksums(format: Format, file: &File) {
     match format {
-        Format::Raw | Format::Qcow2 => {}
+        Format::Raw => {}
+        Format::Qcow2 => mend_records(file),
         Format::Layer => {
             for at in [64 << 10, 256 << 10] {
                 let link = u64::from(number_at(file, at + 88)).min(64 << 10);
@@ -113,6 +114,29 @@ pub(super) fn mend_checksums(format: Format, file: &File) {
                 if number_at(file, at) == u32::from_le_bytes(*b"loge") {
                     mend(file, at, u64::from(number_at(file, at + 8)).min(256 << 10), 4);
                 }
+            }
+        }
+    }
+}
+
+/// The same of cohort's extension of qcow2 headers (`docs/qcow2-extension.md`), which has two slots.
+fn mend_records(file: &File) {
+    const KIND: [u8; 4] = [0x9d, 0x3b, 0x52, 0xc7];
+    let mut header = [0; 4096];
+    if file.read_exact_at(&mut header, 0).is_err() {
+        return;
+    }
+    let places = (104..header.len()).step_by(8);
+    for at in places.filter(|&at| header[at..].starts_with(&KIND)) {
+        let len =
+            u32::from_be_bytes([header[at + 4], header[at + 5], header[at + 6], header[at + 7]]);
+        let mut slot = vec![0; usize::try_from(len / 2).unwrap_or_default().min(8192)];
+        for at in [at + 8, at + 8 + slot.len()] {
+            let read = file.read_exact_at(&mut slot, at as u64);
+            // A slot of zeroes was never written.
+            if read.is_ok() && slot.iter().any(|&byte| byte != 0) {
+                let checksum = crc32c::crc32c(slot.get(4..).unwrap_or_default()).to_be_bytes();
+                let _ = file.write_all_at(&checksum, at as u64);
             }
         }
     }

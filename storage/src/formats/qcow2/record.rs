@@ -75,7 +75,9 @@ impl Record {
             [] => None,
             text => Some(ParentLink::from_json(text).ok()?),
         };
-        Some(Record { id, sequence: be64(bytes, 8), backing, link })
+        // One without a successor would never give way to a newer one.
+        let sequence = Some(be64(bytes, 8)).filter(|&sequence| sequence != u64::MAX)?;
+        Some(Record { id, sequence, backing, link })
     }
 }
 

@@ -118,6 +118,25 @@ fn a_change_without_an_identifier_is_announced_by_the_times_of_the_file() {
     }
 }
 
+/// Whoever wrote it: one that no record can follow would stay the one that counts.
+#[test]
+fn a_record_without_a_successor_does_not_count() {
+    let (_folder, base, _) = chain();
+    {
+        let layer = layer(&base, true);
+        let header = &mut layer.state().map.header;
+        let (_, record) = record::current(header).unwrap();
+        let last = Record { sequence: u64::MAX, id: uuid::Uuid::new_v4(), ..record };
+        assert!(record::write(header, &layer.image, &last).unwrap());
+    }
+    // In either of the two slots.
+    for seed in [2, 3] {
+        let before = identity(&base);
+        write(&mut open(&base), 0, &pattern(seed, 512));
+        assert_ne!(identity(&base), before);
+    }
+}
+
 #[test]
 fn bitmaps_are_disowned_by_the_first_change() {
     let folder = folder();
