@@ -85,19 +85,33 @@ impl Chain {
         }
         let ticket = self.top.resolve_read(range, out)?;
         let ticket = self.check(range, out.iter().map(|extent| extent.range), ticket)?;
+        match self.fill_in(out) {
+            Ok(()) => Ok(ticket),
+            Err(error) => {
+                self.top.finish(ticket, Outcome::Abort)?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Replaces what the top layer leaves open by what the parents say of it.
+    fn fill_in(&self, out: &mut Vec<Extent>) -> Result<(), LayerError> {
+        // Nearly every request is about one extent, and of a deep chain it is seldom the top's.
+        if let [Extent { range, source: Source::Transparent }] = out[..] {
+            out.clear();
+            return self.parents.resolve(range, out);
+        }
         if !out.iter().any(|extent| extent.source == Source::Transparent) {
-            return Ok(ticket);
+            return Ok(());
         }
         let own: SmallVec<[Extent; 8]> = out.drain(..).collect();
         for extent in own {
-            if extent.source != Source::Transparent {
-                out.push(extent);
-            } else if let Err(error) = self.parents.resolve(extent.range, out) {
-                self.top.finish(ticket, Outcome::Abort)?;
-                return Err(error);
+            match extent.source {
+                Source::Transparent => self.parents.resolve(extent.range, out)?,
+                _ => out.push(extent),
             }
         }
-        Ok(ticket)
+        Ok(())
     }
 
     /// The extents of `range` as it reads without the top layer.

@@ -74,6 +74,10 @@ impl BackingFile {
         } else {
             image.file().try_clone()?
         };
+        // Nobody wants to know when a guest read last; to find out whether it is time to write that
+        // down again would be one twentieth of the time of a read. Where it is not allowed, reads
+        // take that long.
+        let _ = sys::keep_access_time(&file);
         let block_device = file.metadata()?.file_type().is_block_device();
         let alignment = if direct {
             direct_alignment(&file, block_device)?

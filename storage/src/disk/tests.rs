@@ -228,3 +228,13 @@ fn direct_disks_want_whole_blocks_or_say_that_they_cannot_be() {
     let error = refused(Path::new("/proc/version"), &DiskOptions { read_only: true, ..direct });
     assert!(matches!(error, DiskError::NoDirect { .. }), "{error:?}");
 }
+
+#[test]
+fn guests_that_read_leave_access_times_alone() {
+    let (_folder, path) = image(4096);
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    File::open(&path).unwrap().set_times(fs::FileTimes::new().set_accessed(long_ago)).unwrap();
+    let disk = Disk::open(&path, &READ_ONLY).unwrap();
+    testkit::read(&mut disk.queue(1).unwrap(), 0, 4096).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().accessed().unwrap(), long_ago);
+}

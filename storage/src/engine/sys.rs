@@ -79,6 +79,15 @@ pub(crate) fn reopen_direct(file: &File, writable: bool) -> io::Result<File> {
     })
 }
 
+/// Lets reads leave the file's access time alone (`O_NOATIME`), which only its owner may ask for.
+pub(crate) fn keep_access_time(file: &File) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    let flags = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) } as isize)?;
+    let flags = c_int::try_from(flags).unwrap_or_default() | libc::O_NOATIME;
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFL, flags) } as isize).map(drop)
+}
+
 /// `fallocate(2)`.
 pub(crate) fn fallocate(file: &File, mode: c_int, at: u64, len: u64) -> io::Result<()> {
     // SAFETY: no memory is passed.
