@@ -236,6 +236,7 @@ impl VhdxLayer {
                 }
             }
         }
+        zero_added(map, first, out);
         Ok(())
     }
 
@@ -254,6 +255,26 @@ fn refuse_logged_payload(map: &Map, at: u64, len: u64) -> Result<(), FormatError
     }
     let what = "reading this disk before its log is replayed (open it once for writing)";
     Err(FormatError::Unsupported { what: what.to_owned() })
+}
+
+/// What the log adds to the file's end is not there yet, and zero.
+fn zero_added(map: &Map, first: usize, out: &mut Vec<Extent>) {
+    let overlay = map.pages.overlay();
+    if overlay.added.is_empty() {
+        return;
+    }
+    for extent in out.split_off(first) {
+        let Extent { range, source: Source::Data { offset, .. } } = extent else {
+            out.push(extent);
+            continue;
+        };
+        let own = overlay.before_added(offset.get(), range.len());
+        let own_end = range.start() + own;
+        let own = DiskRange::new(range.start(), own).filter(|own| !own.is_empty());
+        out.extend(own.map(|range| Extent { range, ..extent }));
+        let added = DiskRange::new(own_end, range.end() - own_end).filter(|it| !it.is_empty());
+        out.extend(added.map(|range| Extent { range, source: Source::Zero }));
+    }
 }
 
 /// Puts pages in an order in which each needs only those before it: bits first, then entries, the

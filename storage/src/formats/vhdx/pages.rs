@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::{PAGE, PAGE_BYTES};
 use crate::formats::FormatError;
@@ -22,6 +23,8 @@ pub(super) struct Overlay {
     pub(super) pages: BTreeMap<u64, Option<Bytes>>,
     /// The file's length once the log is replayed.
     pub(super) len: u64,
+    /// What the file gets at its end then. Where no page says otherwise, it is zero.
+    pub(super) added: Range<u64>,
 }
 
 impl Overlay {
@@ -29,6 +32,11 @@ impl Overlay {
     pub(super) fn touches(&self, at: u64, len: u64) -> bool {
         let first = at - at % PAGE;
         self.pages.range(first..at.saturating_add(len)).next().is_some()
+    }
+
+    /// How many of the `len` bytes from `at` on are before [`Overlay::added`].
+    pub(super) fn before_added(&self, at: u64, len: u64) -> u64 {
+        if self.added.is_empty() { len } else { self.added.start.saturating_sub(at).min(len) }
     }
 }
 
@@ -42,7 +50,7 @@ impl Source<'_> {
     /// Fills `bytes` from `at`, which need not be aligned.
     pub(super) fn read(&self, bytes: &mut [u8], at: u64) -> Result<(), FormatError> {
         if !self.overlay.touches(at, bytes.len() as u64) {
-            return self.image.read_at(bytes, at).map_err(FormatError::host("read", at));
+            return self.read_unlogged(bytes, at);
         }
         let mut done = 0;
         while done < bytes.len() {
@@ -53,11 +61,19 @@ impl Source<'_> {
             match self.overlay.pages.get(&page_at) {
                 Some(Some(page)) => part.copy_from_slice(&page[within..within + count]),
                 Some(None) => part.fill(0),
-                None => self.image.read_at(part, from).map_err(FormatError::host("read", from))?,
+                None => self.read_unlogged(part, from)?,
             }
             done += count;
         }
         Ok(())
+    }
+
+    /// Fills `bytes` with what is no log's.
+    fn read_unlogged(&self, bytes: &mut [u8], at: u64) -> Result<(), FormatError> {
+        let own = self.overlay.before_added(at, bytes.len() as u64);
+        let (own, added) = bytes.split_at_mut(usize::try_from(own).unwrap_or(bytes.len()));
+        added.fill(0);
+        self.image.read_at(own, at).map_err(FormatError::host("read", at))
     }
 }
 

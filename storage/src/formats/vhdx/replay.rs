@@ -59,7 +59,7 @@ pub(super) fn replay(image: &ImageFile, headers: &mut Headers) -> Result<Overlay
         })?;
         return Ok(Overlay { len: new_len, ..Overlay::default() });
     }
-    into_overlay(updates, new_len)
+    into_overlay(updates, len, new_len)
 }
 
 fn into_file(
@@ -90,8 +90,8 @@ fn into_file(
     image.sync().map_err(FormatError::host("sync", 0))
 }
 
-fn into_overlay(updates: Vec<Update>, len: u64) -> Result<Overlay, FormatError> {
-    let mut overlay = Overlay { len, ..Overlay::default() };
+fn into_overlay(updates: Vec<Update>, len: u64, new_len: u64) -> Result<Overlay, FormatError> {
+    let mut overlay = Overlay { len: new_len, added: len..new_len, ..Overlay::default() };
     let mut zeroes = 0;
     for update in updates {
         match update {

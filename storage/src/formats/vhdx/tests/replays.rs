@@ -187,8 +187,37 @@ fn a_log_may_lengthen_the_file() {
     put64(&mut made, 56, 8 * MIB);
     seal(&mut made);
     log.write_at(&made, LOG).unwrap();
-    let layer = layer_of(&log);
+    let found = both_ways(&path);
     assert_eq!(fs::metadata(&path).unwrap().len(), 8 * MIB);
-    let found = contents(&layer, &log, &[]);
     assert!(found[..1 << 20] == bytes && zeroes(&found[1 << 20..]));
+}
+
+/// A block, and the bits of its sectors, that are in part or not at all in the file yet.
+#[test]
+fn what_a_log_adds_to_the_file_is_zero() {
+    let folder = TempDir::new().unwrap();
+    let parent = pattern(5, 4 << 20);
+    let path = make_over_raw(folder.path(), &parent, 2 * MIB);
+    let image = image(&path);
+    image.set_len(5 * MIB).unwrap();
+    image.write_at(&[0xd3; 1 << 20], 4 * MIB).unwrap();
+    Headers::read(&image).unwrap().update(&image, |header| header.log = GUID).unwrap();
+    // The first block is at 4 MiB, and the bits of the second one's chunk, which is at 8 MiB,
+    // are at 6 MiB: 2048 blocks share them.
+    let page = |at, entries: &[u64]| {
+        let mut bytes = Box::new([0; PAGE_BYTES]);
+        entries.iter().enumerate().for_each(|(it, entry)| put64(&mut bytes[..], it * 8, *entry));
+        (at, bytes)
+    };
+    let blocks = page(BAT, &[4 << 20 | 6, 8 << 20 | 7]);
+    let bits = page(BAT + 2048 * 8, &[6 << 20 | 6]);
+    let mut made = entry(&[blocks, bits], 7, 0, 0, 5 * MIB);
+    put64(&mut made, 56, 10 * MIB);
+    seal(&mut made);
+    image.write_at(&made, LOG).unwrap();
+    let read_only = read_only(&path);
+    let found = contents(&layer_of(&read_only), &read_only, &parent);
+    assert!(found[..1 << 20] == [0xd3; 1 << 20] && zeroes(&found[1 << 20..2 << 20]));
+    assert!(found[2 << 20..] == parent[2 << 20..]);
+    assert!(contents(&layer_of(&image), &image, &parent) == found);
 }
