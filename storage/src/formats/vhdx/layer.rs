@@ -362,6 +362,7 @@ impl Layer for VhdxLayer {
             header.file_write = Uuid::new_v4();
             header.data_write = Uuid::new_v4();
         })?;
+        lock(&self.shared).map.complete_last_block()?;
         // Once, and before anything is set aside that no entry tells of yet.
         let searched = std::mem::replace(&mut writer.searched, true);
         if !searched && !self.leave_allocated && !self.changed.load(Ordering::Acquire) {

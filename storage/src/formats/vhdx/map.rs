@@ -65,6 +65,20 @@ impl Map {
         Ok(payload)
     }
 
+    /// Makes the file as long as all of the disk's last block needs: files may end where the disk
+    /// does in it, but the space behind is the block's, whoever gets it next.
+    pub(super) fn complete_last_block(&mut self) -> Result<(), FormatError> {
+        let last = self.geometry.blocks().saturating_sub(1);
+        match self.payload(last) {
+            Ok(Payload::Fully(offset) | Payload::Partially(offset)) => {
+                self.space.lengthen(&self.image, offset.saturating_add(self.geometry.block))
+            }
+            // Whoever uses the block is told if its entry is damaged.
+            Ok(_) | Err(FormatError::Damaged { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Where the bits of a payload block's sectors are, if there is a place for them.
     pub(super) fn bitmap(&mut self, block: u64) -> Result<Option<Bitmap>, FormatError> {
         let number = self.geometry.bitmap_entry_of(block);

@@ -46,6 +46,15 @@ impl Space {
         Ok(at)
     }
 
+    /// Makes the file `end` bytes long if it is shorter.
+    pub(super) fn lengthen(&mut self, image: &ImageFile, end: u64) -> Result<(), FormatError> {
+        if image.len().map_err(FormatError::host("find the size of", 0))? < end {
+            image.set_len(end).map_err(FormatError::host("set the size of", end))?;
+        }
+        self.end = self.end.max(end);
+        Ok(())
+    }
+
     /// Takes back a payload block's space, to which the file may still refer.
     pub(super) fn release(&mut self, offset: u64) {
         self.released.push(offset);

@@ -165,3 +165,34 @@ fn space_of_no_use_is_found_and_given_back() {
     let found = layer_of(&image).check(true).unwrap();
     assert!(matches!(&found[..], [finding] if !finding.harmless && !finding.repaired));
 }
+
+/// The file ends where the disk does, which is early in its last block.
+#[test]
+fn a_last_block_that_is_cut_short_gets_all_its_space() {
+    let (last, first) = (pattern(1, 1 << 20), pattern(2, 1 << 20));
+    let short = || {
+        let (folder, path) = make(&dynamic(33 * MIB), 32 * MIB);
+        write(&mut queue(&path, &options()), 32 * MIB, &last);
+        File::options().write(true).open(&path).unwrap().set_len(5 * MIB).unwrap();
+        (folder, path)
+    };
+    let (_folder, path) = short();
+    write(&mut queue(&path, &options()), 0, &first);
+    assert_eq!(layer_of(&read_only(&path)).check(false).unwrap(), []);
+    let bytes = as_qemu_reads(&path);
+    assert!(bytes[..1 << 20] == first && zeroes(&bytes[1 << 20..32 << 20]));
+    assert!(bytes[32 << 20..] == last);
+    // Another block that gets the space gets all of it, too.
+    let (_folder, path) = short();
+    let mut disk = queue(&path, &options());
+    ask(&mut disk, Operation::Discard, 32 * MIB, MIB, Buffers::none()).unwrap();
+    ask(&mut disk, Operation::Flush, 0, 0, Buffers::none()).unwrap();
+    write(&mut disk, 0, &first);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 36 * MIB);
+    let bytes = read(&mut disk, 0, 33 << 20);
+    assert!(bytes[..1 << 20] == first && zeroes(&bytes[1 << 20..]));
+}
+
+fn zeroes(bytes: &[u8]) -> bool {
+    bytes.iter().all(|&byte| byte == 0)
+}
