@@ -1,10 +1,16 @@
-//! Damage that opening a file does not find: that of the map.
+//! Damage that opening a file does not find: that of the map, and of what a file has twice.
 
-use super::MIB;
+use uuid::Uuid;
+
 use super::bat::Payload;
+use super::header::Headers;
+use super::journal::Journal;
 use super::map::Map;
-use super::region::Region;
+use super::pages::Source;
+use super::region::{self, Region};
+use super::{MIB, PAGE_BYTES};
 use crate::formats::FormatError;
+use crate::image::ImageFile;
 use crate::layer::Finding;
 
 /// Findings that are reported at most.
@@ -42,6 +48,51 @@ pub(super) fn check(map: &mut Map) -> Result<(Vec<Finding>, u64), FormatError> {
     let what = format!("the last {} bytes of the file are of no use", file_end - end);
     push(&mut findings, Finding { what, harmless: true, repaired: false });
     Ok((findings, end))
+}
+
+/// What a file has twice and is damaged in one of its places.
+pub(super) struct Copies {
+    /// Where.
+    header: Option<u64>,
+    /// Where, and what belongs there.
+    table: Option<(u64, Vec<u8>)>,
+}
+
+impl Copies {
+    pub(super) fn look(map: &Map) -> Result<Copies, FormatError> {
+        let source = Source { image: &map.image, overlay: map.pages.overlay() };
+        let header = Headers::damaged(&map.image)?;
+        Ok(Copies { header, table: region::damaged_table(&source)? })
+    }
+
+    pub(super) fn are_sound(&self) -> bool {
+        self.header.is_none() && self.table.is_none()
+    }
+
+    pub(super) fn findings(&self, repaired: bool) -> impl Iterator<Item = Finding> {
+        let header = self.header.map(|at| ("header", at));
+        let table = self.table.as_ref().map(|(at, _)| ("region table", *at));
+        header.into_iter().chain(table).map(move |(name, at)| {
+            let what = format!("of both copies of the {name}, that at {at:#x} is damaged");
+            Finding { what, harmless: true, repaired }
+        })
+    }
+
+    /// Makes them alike again.
+    pub(super) fn mend(
+        &self,
+        image: &ImageFile,
+        headers: &mut Headers,
+        journal: &mut Journal,
+    ) -> Result<(), FormatError> {
+        // Writes both of the headers.
+        headers.update(image, |header| header.file_write = Uuid::new_v4())?;
+        let Some((at, table)) = &self.table else { return Ok(()) };
+        let (pages, _) = table.as_chunks::<PAGE_BYTES>();
+        let places = (*at..).step_by(PAGE_BYTES);
+        let pages: Vec<_> = places.zip(pages.iter().map(|page| Box::new(*page))).collect();
+        journal.write(image, headers, &pages)
+    }
 }
 
 /// Places for payload blocks behind all regions that the file refers to nowhere: what earlier

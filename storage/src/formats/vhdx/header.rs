@@ -94,14 +94,7 @@ impl Headers {
         }
         let mut best: Option<(u64, usize, [u8; PAGE_BYTES])> = None;
         for (slot, at) in SLOTS.into_iter().enumerate() {
-            let mut bytes = [0; PAGE_BYTES];
-            match image.read_at(&mut bytes, at) {
-                Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => continue,
-                result => result.map_err(FormatError::host("read", at))?,
-            }
-            if !is_sealed(&bytes, SIGNATURE) {
-                continue;
-            }
+            let Some(bytes) = Headers::valid(image, at)? else { continue };
             let sequence = get64(&bytes, 8);
             match &best {
                 Some((other, ..)) if *other > sequence => {}
@@ -115,6 +108,26 @@ impl Headers {
         let (_, slot, bytes) =
             best.ok_or_else(|| FormatError::damaged(SLOTS[0], "neither header is valid"))?;
         Ok(Headers { current: Header::decode(&bytes, SLOTS[slot])?, slot })
+    }
+
+    /// The header at `at`, if it is valid.
+    fn valid(image: &ImageFile, at: u64) -> Result<Option<[u8; PAGE_BYTES]>, FormatError> {
+        let mut bytes = [0; PAGE_BYTES];
+        match image.read_at(&mut bytes, at) {
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            result => result.map_err(FormatError::host("read", at))?,
+        }
+        Ok(is_sealed(&bytes, SIGNATURE).then_some(bytes))
+    }
+
+    /// Where the header is that is not valid, if one of them is not.
+    pub(super) fn damaged(image: &ImageFile) -> Result<Option<u64>, FormatError> {
+        for at in SLOTS {
+            if Headers::valid(image, at)?.is_none() {
+                return Ok(Some(at));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn current(&self) -> &Header {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::bat::Payload;
 use super::change::Change;
+use super::check::Copies;
 use super::header::Headers;
 use super::journal::Journal;
 use super::map::Map;
@@ -442,6 +443,12 @@ impl Layer for VhdxLayer {
             shared.map.space.cut(end);
             findings.iter_mut().filter(|it| it.harmless).for_each(|it| it.repaired = true);
         }
+        let copies = Copies::look(&shared.map)?;
+        if mend && !copies.are_sound() {
+            let Writer { headers, journal, .. } = &mut *writer;
+            copies.mend(&self.image, headers, journal)?;
+        }
+        findings.extend(copies.findings(mend));
         Ok(findings)
     }
 }

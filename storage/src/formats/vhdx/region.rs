@@ -29,6 +29,29 @@ impl Region {
     }
 }
 
+/// The first valid table, and where it is.
+fn valid_table(source: &Source<'_>) -> Result<(u64, Vec<u8>), FormatError> {
+    let mut table = vec![0; TABLE_BYTES];
+    for at in TABLES {
+        source.read(&mut table, at)?;
+        if is_sealed(&table, SIGNATURE) {
+            return Ok((at, table));
+        }
+    }
+    Err(FormatError::damaged(TABLES[0], "neither region table is valid"))
+}
+
+/// Where the table is that is not valid, if one of them is not, and what the other says.
+pub(super) fn damaged_table(source: &Source<'_>) -> Result<Option<(u64, Vec<u8>)>, FormatError> {
+    let (valid, table) = valid_table(source)?;
+    if valid != TABLES[0] {
+        return Ok(Some((TABLES[0], table)));
+    }
+    let mut other = vec![0; TABLE_BYTES];
+    source.read(&mut other, TABLES[1])?;
+    Ok((!is_sealed(&other, SIGNATURE)).then_some((TABLES[1], table)))
+}
+
 /// The regions that there must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Regions {
@@ -42,18 +65,7 @@ pub(super) struct Regions {
 impl Regions {
     /// Reads the first valid table.
     pub(super) fn read(source: &Source<'_>, log: Region) -> Result<Regions, FormatError> {
-        let mut table = vec![0; TABLE_BYTES];
-        let mut found = None;
-        for at in TABLES {
-            source.read(&mut table, at)?;
-            if is_sealed(&table, SIGNATURE) {
-                found = Some(at);
-                break;
-            }
-        }
-        let Some(at) = found else {
-            return Err(FormatError::damaged(TABLES[0], "neither region table is valid"));
-        };
+        let (at, table) = valid_table(source)?;
         let count = get32(&table, 8);
         if count > ENTRIES_MAX {
             return Err(FormatError::damaged(at, format!("a table of {count} regions")));

@@ -19,10 +19,10 @@ pub(super) struct Args {
     /// Mend what can be mended without loss, in this layer alone, and only if all layers fit
     /// together
     ///
-    /// In all formats, metadata that a crash left behind: a vhdx log that is to be replayed and
-    /// space at the file's end that is of no use; qcow2 clusters that are counted and not used, or
-    /// used once and not counted; the seal, the witness and the spare header of a layer. Contents
-    /// are never changed.
+    /// In all formats, metadata that a crash left behind: a vhdx log that is to be replayed, space
+    /// at the file's end that is of no use, and one of two headers or region tables; qcow2 clusters
+    /// that are counted and not used, or used once and not counted; the seal, the witness and the
+    /// spare header of a layer. Contents are never changed.
     #[arg(long)]
     repair: bool,
     /// Where a parent has another identity than its child records: if the child records a digest,

@@ -155,6 +155,33 @@ fn a_torn_header_leaves_the_other() {
     open(LayerFile { image: image(&path), id: FileId(0), memory: 32 << 20 }).err().unwrap();
 }
 
+/// QEMU looks at the first region table only.
+#[test]
+fn what_is_there_twice_is_mended() {
+    let (_folder, path) = make(&dynamic(4 * MIB), MIB);
+    let before = fs::read(&path).unwrap();
+    let identity = layer_of(&read_only(&path)).identity().unwrap();
+    for structure in 1..5 {
+        harm_file(&path, &[Harm { structure, at: 20, value: vec![1; 8], sealed: false }]);
+        let found = layer_of(&read_only(&path)).check(false).unwrap();
+        assert!(
+            matches!(&found[..], [finding] if finding.harmless && !finding.repaired),
+            "{found:?}"
+        );
+        let layer = layer_of(&image(&path));
+        let mended = layer.check(true).unwrap();
+        assert!(matches!(&mended[..], [finding] if finding.repaired), "{mended:?}");
+        layer.close().unwrap();
+        let layer = layer_of(&read_only(&path));
+        assert_eq!(layer.check(false).unwrap(), []);
+        assert_eq!(layer.identity().unwrap(), identity);
+        assert!(as_qemu_reads(&path).iter().all(|&byte| byte == 0));
+        assert!(
+            fs::read(&path).unwrap()[192 << 10..][..128 << 10] == before[192 << 10..][..128 << 10]
+        );
+    }
+}
+
 #[test]
 fn the_last_sequence_number_ends_writing() {
     let (_folder, path) = make(&dynamic(4 * MIB), MIB);
