@@ -18,14 +18,15 @@ const ZERO_PAGES_MAX: u64 = 1 << 16;
 pub(super) fn replay(image: &ImageFile, headers: &mut Headers) -> Result<Overlay, FormatError> {
     let len = image.len().map_err(FormatError::host("find the size of", 0))?;
     let header = headers.current();
+    // Nor is anything written to a log that could not be replayed.
+    if header.log_len > LOG_MAX && (image.is_writable() || !header.log.is_nil()) {
+        let what = format!("use of a VHDX log of {} bytes", header.log_len);
+        return Err(FormatError::Unsupported { what });
+    }
     if header.log.is_nil() {
         return Ok(Overlay { len, ..Overlay::default() });
     }
     let log = Region { offset: header.log_offset, len: u64::from(header.log_len) };
-    if header.log_len > LOG_MAX {
-        let what = format!("replay of a log of {} bytes", header.log_len);
-        return Err(FormatError::Unsupported { what });
-    }
     let mut bytes = vec![0; header.log_len as usize];
     image.read_at(&mut bytes, log.offset).map_err(FormatError::host("read", log.offset))?;
     // Twice, so that an entry that goes on at the log's start is in one piece.

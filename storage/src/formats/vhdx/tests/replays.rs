@@ -179,6 +179,23 @@ fn logs_that_cannot_be_replayed() {
     assert!(matches!(refused(&path), FormatError::Unsupported { .. }));
 }
 
+/// What is not replayed is not written either.
+#[test]
+fn a_log_that_is_too_long() {
+    let (_folder, path) = make(&dynamic(3 * MIB), MIB);
+    let image = image(&path);
+    image.set_len(70 * MIB).unwrap();
+    let longer = |header: &mut super::super::header::Header| {
+        (header.log_offset, header.log_len) = (4 * MIB, 65 << 20);
+    };
+    Headers::read(&image).unwrap().update(&image, longer).unwrap();
+    let file = LayerFile { image: Arc::clone(&image), id: FileId(0), memory: 32 << 20 };
+    assert!(matches!(open(file), Err(FormatError::Unsupported { .. })));
+    assert!(zeroes(&contents(&layer_of(&read_only(&path)), &image, &[])));
+    Headers::read(&image).unwrap().update(&image, |header| header.log = GUID).unwrap();
+    assert!(matches!(refused(&path), FormatError::Unsupported { .. }));
+}
+
 #[test]
 fn a_log_may_lengthen_the_file() {
     let (_folder, path, bytes) = disk();
