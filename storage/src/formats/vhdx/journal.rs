@@ -41,7 +41,7 @@ impl Journal {
         pages: &[(u64, Bytes)],
     ) -> Result<(), FormatError> {
         if self.failed {
-            let what = "writing metadata after that has failed once".to_owned();
+            let what = "writing metadata after that has failed (open the disk again)".to_owned();
             return Err(FormatError::Unsupported { what });
         }
         pages.chunks(PAGES_MAX).try_for_each(|batch| self.write_batch(image, headers, batch))
@@ -60,7 +60,8 @@ impl Journal {
         image.sync().map_err(FormatError::host("sync", 0))?;
         let at = u32::try_from(self.next).unwrap_or_default();
         let entry = log::encode(pages, self.guid, self.sequence, at, len);
-        self.write_circular(image, &entry)?;
+        // Where there was no room for it, the last entry stands, and is in place.
+        self.write_circular(image, &entry).inspect_err(|_| self.failed = false)?;
         image.sync().map_err(FormatError::host("sync", self.place.offset))?;
         if headers.current().log != self.guid {
             let guid = self.guid;

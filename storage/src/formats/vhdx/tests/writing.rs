@@ -1,6 +1,9 @@
 //! What writing changes beside the data: identities, records of parents, space.
 
+use super::super::PAGE_BYTES;
 use super::super::header::Headers;
+use super::super::journal::Journal;
+use super::super::region::Region;
 use super::*;
 
 #[test]
@@ -144,6 +147,25 @@ fn many_pages_at_once() {
             ));
         }
         layer.close().unwrap();
+    }
+}
+
+/// The log is sparse: there may be no room for an entry, and some again later.
+#[test]
+fn an_entry_for_which_there_was_no_room_is_written_later() {
+    let (_folder, path) = make(&dynamic(4 * MIB), MIB);
+    let image = image(&path);
+    let mut headers = Headers::read(&image).unwrap();
+    let mut journal = Journal::new(Region { offset: MIB, len: MIB });
+    let full = ImageFile::new(File::open(&path).unwrap(), &path, true);
+    for byte in 1..4 {
+        let pages = [(3 * MIB, Box::new([byte; PAGE_BYTES]))];
+        let error = journal.write(&full, &mut headers, &pages).unwrap_err();
+        assert!(matches!(error, FormatError::Host { action: "write", .. }), "{error}");
+        let before = fs::read(&path).unwrap();
+        assert!(before[3 << 20..][..PAGE_BYTES] == [byte - 1; PAGE_BYTES]);
+        journal.write(&image, &mut headers, &pages).unwrap();
+        assert!(fs::read(&path).unwrap()[3 << 20..][..PAGE_BYTES] == [byte; PAGE_BYTES]);
     }
 }
 
