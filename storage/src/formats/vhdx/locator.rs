@@ -23,6 +23,9 @@ const WIN32: &str = "absolute_win32_path";
 /// Our key: the [`ParentLink`] as JSON.
 const COHORT: &str = "cohort_parent";
 
+/// What separates the names of a path.
+const SLASHES: [char; 2] = ['\\', '/'];
+
 /// Keys of a locator at most.
 const KEYS_MAX: u16 = 64;
 
@@ -49,9 +52,12 @@ pub(super) fn decode(bytes: &[u8], at: u64) -> Result<ParentLink, FormatError> {
         };
         let key = text(get32(entry, 0), get16(entry, 8));
         let value = text(get32(entry, 4), get16(entry, 10));
-        let pair =
+        let (key, value) =
             key.zip(value).ok_or_else(|| damaged("a key of the parent locator is broken"))?;
-        pairs.push(pair);
+        if pairs.iter().any(|(other, _)| *other == key) {
+            return Err(damaged("the parent locator has a key twice"));
+        }
+        pairs.push((key, value));
     }
     let value = |key: &str| pairs.iter().find(|(name, _)| name == key).map(|(_, value)| &**value);
     let ours = value(COHORT).map(|json| ParentLink::from_json(json.as_bytes())).transpose()?;
@@ -85,12 +91,19 @@ fn standard<'a>(
         link.identity == identity && link.format == Format::Vhdx && path.as_deref() == written
     });
     // Without a path from the child's folder, the parent may be in that folder.
-    let name = |key| value(key).and_then(|path| path.rsplit(['\\', '/']).next());
+    let name = |key| value(key).and_then(|path| path.rsplit(SLASHES).next());
     let relative = || written.or_else(|| name(VOLUME)).or_else(|| name(WIN32));
+    // A path that begins with a drive, a volume or a server is none of this host.
+    let hosts = |path: &&str| {
+        let rest = path.strip_prefix(SLASHES);
+        rest.is_some_and(|rest| !rest.starts_with(SLASHES))
+    };
+    let absolute = || [VOLUME, WIN32].into_iter().filter_map(&value).find(hosts);
     Ok(match ours {
         Some(link) => link,
         None => ParentLink {
             relative: relative().filter(|path| !path.is_empty()).map(from_windows),
+            absolute: absolute().map(from_windows),
             ..ParentLink::new(Format::Vhdx, identity)
         },
     })
@@ -216,7 +229,23 @@ mod tests {
         let absolute = decode(&locator(&[(LINKAGE, id), (WIN32, "C:\\disks\\base.vhdx")]), 0);
         assert_eq!(absolute.unwrap().relative, Some("base.vhdx".into()));
         decode(&locator(&[(LINKAGE, id), (LINKAGE2, id)]), 0).unwrap_err();
+        decode(&locator(&[(LINKAGE, id), (LINKAGE, nil)]), 0).unwrap_err();
         decode(&locator(&[(LINKAGE, "base")]), 0).unwrap_err();
+    }
+
+    /// As programs on hosts like this one write them.
+    #[test]
+    fn absolute_paths_are_tried_where_they_are_paths_of_this_host() {
+        let absolute = |key, path| decode(&locator(&[(RELATIVE, "b"), (key, path)]), 0).unwrap();
+        let wanted = Some("/images/base.vhdx".into());
+        for path in ["/images/base.vhdx", "\\images\\base.vhdx"] {
+            assert_eq!(absolute(WIN32, path).absolute, wanted);
+            assert_eq!(absolute(VOLUME, path).absolute, wanted);
+        }
+        for path in ["C:\\base", "\\\\?\\Volume{1}\\base", "\\\\server\\base", "//server/base", ""]
+        {
+            assert_eq!(absolute(WIN32, path).absolute, None);
+        }
     }
 
     #[test]
