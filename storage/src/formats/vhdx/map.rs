@@ -65,6 +65,11 @@ impl Map {
         Ok(payload)
     }
 
+    /// Whether a block is zero to all who read the file, not to us only.
+    pub(super) fn is_marked_zero(&mut self, block: u64) -> Result<bool, FormatError> {
+        Ok(self.entry(self.geometry.entry_of(block))? & 7 == bat::ZERO)
+    }
+
     /// Makes the file as long as all of the disk's last block needs: files may end where the disk
     /// does in it, but the space behind is the block's, whoever gets it next.
     pub(super) fn complete_last_block(&mut self) -> Result<(), FormatError> {

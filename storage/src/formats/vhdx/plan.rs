@@ -84,6 +84,13 @@ impl Plan {
                     // Fresh space is zero.
                     false => Way::Place { transparent: true },
                 },
+                // Others may read what there was before the block was discarded. As all of it was,
+                // all of it may become zero.
+                (Wish::Erase(Erase::Zero { .. }), Payload::Zero)
+                    if !map.is_marked_zero(block)? =>
+                {
+                    Way::Mark { space: None }
+                }
                 (Wish::Erase(_), Payload::Zero | Payload::NotPresent) => Way::Nothing,
             };
             pieces.push((piece, way));

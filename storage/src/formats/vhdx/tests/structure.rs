@@ -92,6 +92,33 @@ fn entries_after_writes_and_erasures() {
     assert_eq!(fs::metadata(&path).unwrap().len(), 7 * MIB);
 }
 
+/// A block that was unmapped may read as what it was, which its entry may still lead to
+/// (MS-VHDX 2.5.1.1). Not so once zeroes were written to it.
+#[test]
+fn zeroes_over_what_was_unmapped_are_zeroes_to_all() {
+    for unmap in [false, true] {
+        let (_folder, path) = make(&dynamic(4 * MIB), MIB);
+        write(&mut queue(&path, &options()), 0, &pattern(1, 3 << 20));
+        let file = image(&path);
+        for (number, mib) in [4u64, 5, 6].into_iter().enumerate() {
+            let entry = (mib << 20 | 3).to_le_bytes();
+            file.write_at(&entry, 3 * MIB + 8 * number as u64).unwrap();
+        }
+        drop(file);
+        let mut disk = queue(&path, &options());
+        let zeroes = Operation::WriteZeroes { unmap };
+        // All of a block, a part, and what needs no mark.
+        for (at, len) in [(0, MIB), (MIB + 4096, 4096), (3 * MIB, MIB)] {
+            ask(&mut disk, zeroes, at, len, Buffers::none()).unwrap();
+        }
+        ask(&mut disk, Operation::Discard, 2 * MIB, MIB, Buffers::none()).unwrap();
+        assert!(read(&mut disk, 0, 4 << 20) == vec![0; 4 << 20]);
+        drop(disk);
+        let entries = [0, 1, 2, 3].map(|number| entry(&path, number));
+        assert_eq!(entries, [(2, 0), (2, 0), (3, 6), (0, 0)]);
+    }
+}
+
 #[test]
 fn a_partial_block_becomes_a_full_one() {
     let folder = TempDir::new().unwrap();
