@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::bytes::{get_guid, get32, get64, is_sealed, put, put_guid, put32, put64, seal};
 use super::pages::Bytes;
+use super::region::Region;
 use super::{PAGE, PAGE_BYTES};
 
 const SIGNATURE: &[u8; 4] = b"loge";
@@ -35,6 +36,16 @@ pub(super) enum Update {
     Page { at: u64, bytes: Bytes },
     /// A range is zero.
     Zero { at: u64, len: u64 },
+}
+
+impl Update {
+    /// Where in the file it is.
+    pub(super) fn place(&self) -> Region {
+        match *self {
+            Update::Page { at, .. } => Region { offset: at, len: PAGE },
+            Update::Zero { at, len } => Region { offset: at, len },
+        }
+    }
 }
 
 impl Entry {

@@ -38,17 +38,15 @@ pub(super) fn replay(image: &ImageFile, headers: &mut Headers) -> Result<Overlay
         let what = format!("the file had {} bytes, and has only {len}", head.flushed_len);
         return Err(FormatError::damaged(len, what));
     }
-    let new_len = len.max(head.last_len);
+    // What is described may be behind where the file ended when it was last cut.
+    let ends = updates.iter().map(|update| update.place().end());
+    let new_len = ends.fold(len.max(head.last_len), u64::max);
     if new_len > i64::MAX as u64 {
         return Err(FormatError::damaged(log.offset, "a log entry for an impossible file length"));
     }
-    for update in &updates {
-        let range = match *update {
-            Update::Page { at, .. } => Region { offset: at, len: PAGE },
-            Update::Zero { at, len } => Region { offset: at, len },
-        };
+    for place in updates.iter().map(Update::place) {
         // Only headers and the log itself may never be in a log.
-        if range.offset < TABLES[0] || range.end() > new_len || range.overlaps(log) {
+        if place.offset < TABLES[0] || place.overlaps(log) {
             return Err(FormatError::damaged(log.offset, "a log entry for an impossible place"));
         }
     }

@@ -164,8 +164,8 @@ fn logs_that_cannot_be_replayed() {
     // The file was longer.
     log.write_at(&entry(&[bat(&[FIRST])], 7, 0, 0, 7 * MIB), LOG).unwrap();
     assert!(refused(&path).to_string().contains("has only"));
-    // Headers, the log itself, and what is beyond the end are no place for an entry.
-    for at in [0, 64 << 10, LOG, LOG + PAGE, 6 * MIB, u64::MAX - PAGE + 1] {
+    // Headers, the log itself, and what no file can have are no place for an entry.
+    for at in [0, 64 << 10, LOG, LOG + PAGE, 1 << 63, u64::MAX - PAGE + 1] {
         log.write_at(&entry(&[(at, bat(&[]).1)], 7, 0, 0, 6 * MIB), LOG).unwrap();
         assert!(matches!(refused(&path), FormatError::Damaged { .. }), "{at:#x}");
     }
@@ -207,6 +207,20 @@ fn a_log_may_lengthen_the_file() {
     let found = both_ways(&path);
     assert_eq!(fs::metadata(&path).unwrap().len(), 8 * MIB);
     assert!(found[..1 << 20] == bytes && zeroes(&found[1 << 20..]));
+}
+
+/// As where a file is cut while the log matters: what was described before may be behind its end
+/// (MS-VHDX 2.3.3).
+#[test]
+fn an_entry_may_be_for_what_was_cut_off() {
+    let (_folder, path, bytes) = disk();
+    let log = image(&path);
+    let first = entry(&[(7 * MIB, bat(&[]).1)], 7, 0, 0, 8 * MIB);
+    let second = entry(&[bat(&[FIRST])], 8, first.len() as u64, 0, 6 * MIB);
+    log.write_at(&[first, second].concat(), LOG).unwrap();
+    let found = both_ways(&path);
+    assert!(found[..1 << 20] == bytes && zeroes(&found[1 << 20..]));
+    assert_eq!(fs::metadata(&path).unwrap().len(), 7 * MIB + PAGE);
 }
 
 /// A block, and the bits of its sectors, that are in part or not at all in the file yet.
