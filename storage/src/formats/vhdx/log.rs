@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::bytes::{get_guid, get32, get64, is_sealed, put, put_guid, put32, put64, seal};
 use super::pages::Bytes;
 use super::region::Region;
-use super::{PAGE, PAGE_BYTES};
+use super::{MIB, PAGE, PAGE_BYTES};
 
 const SIGNATURE: &[u8; 4] = b"loge";
 const HEADER: usize = 64;
@@ -126,7 +126,8 @@ fn halves(sequence: u64) -> (u32, u32) {
     (low, u32::try_from(sequence >> 32).unwrap_or_default())
 }
 
-/// An entry that describes up to [`PAGES_MAX`] pages, and is its own tail, `at` in the log.
+/// An entry that describes up to [`PAGES_MAX`] pages, and is its own tail, `at` in the log. It
+/// tells the file's length in whole MiB, as it must: what is sure to be there, and what is needed.
 pub(super) fn encode(
     pages: &[(u64, Bytes)],
     guid: Uuid,
@@ -143,8 +144,8 @@ pub(super) fn encode(
     put64(&mut entry, 16, sequence);
     put32(&mut entry, 24, u32::try_from(pages.len()).unwrap_or(u32::MAX));
     put_guid(&mut entry, 32, guid);
-    put64(&mut entry, 48, file_len);
-    put64(&mut entry, 56, file_len);
+    put64(&mut entry, 48, file_len - file_len % MIB);
+    put64(&mut entry, 56, file_len.next_multiple_of(MIB));
     for (number, (at, bytes)) in pages.iter().enumerate() {
         let descriptor = HEADER + DESCRIPTOR * number;
         put(&mut entry, descriptor, b"desc");

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::super::bytes::{put, put16, put32, put64, seal};
+use super::super::bytes::{get64, put, put16, put32, put64, seal};
 use super::super::header::Headers;
 use super::super::log;
 use super::super::pages::Bytes;
@@ -221,6 +221,17 @@ fn an_entry_may_be_for_what_was_cut_off() {
     let found = both_ways(&path);
     assert!(found[..1 << 20] == bytes && zeroes(&found[1 << 20..]));
     assert_eq!(fs::metadata(&path).unwrap().len(), 7 * MIB + PAGE);
+}
+
+/// Whatever the file's length is.
+#[test]
+fn an_entry_tells_lengths_in_whole_mib() {
+    let lengths = |len| {
+        let entry = log::encode(&[bat(&[])], GUID, 1, 0, len);
+        [48, 56].map(|at| get64(&entry, at))
+    };
+    assert_eq!(lengths(6 * MIB), [6 * MIB, 6 * MIB]);
+    assert_eq!(lengths(6 * MIB + 512), [6 * MIB, 7 * MIB]);
 }
 
 /// A block, and the bits of its sectors, that are in part or not at all in the file yet.
