@@ -209,7 +209,8 @@ impl VhdxLayer {
         let data =
             |at: u64| FileOffset::new(at).map(|offset| Source::Data { file: self.file, offset });
         for (block, within, len) in geometry.pieces(range.start(), range.end()) {
-            let mut start = block * geometry.block + within;
+            let first_byte = block * geometry.block;
+            let start = first_byte + within;
             match map.payload(block)? {
                 Payload::NotPresent if geometry.differencing => {
                     push(start, len, Some(Source::Transparent))?;
@@ -222,16 +223,21 @@ impl VhdxLayer {
                 Payload::Partially(at) => {
                     refuse_logged_payload(map, at + within, len)?;
                     let bitmap = map.bitmap_of_partial(block)?;
-                    let bits = map.bits(block, within, len);
-                    let (mut at, mut result) = (at + within, Ok(()));
+                    // Whoever asks may have smaller sectors, and want parts of these.
+                    let (wanted, sector) = (within..within + len, geometry.sector);
+                    let mut next = within - within % sector;
+                    let whole = wanted.end.next_multiple_of(sector) - next;
+                    let bits = map.bits(block, next, whole);
+                    let mut result = Ok(());
                     bitmap.runs(&mut map.pages, &map.image, bits, |sectors, present| {
-                        let len = sectors * geometry.sector;
-                        let source = if present { data(at) } else { Some(Source::Transparent) };
+                        let from = next.max(wanted.start);
+                        next += sectors * sector;
+                        let len = next.min(wanted.end) - from;
+                        let source =
+                            if present { data(at + from) } else { Some(Source::Transparent) };
                         if result.is_ok() {
-                            result = push(start, len, source);
+                            result = push(first_byte + from, len, source);
                         }
-                        start += len;
-                        at += len;
                     })?;
                     result?;
                 }

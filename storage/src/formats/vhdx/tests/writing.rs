@@ -81,6 +81,33 @@ fn a_chain_of_vhdx_files() {
     assert_eq!((recorded.identity, recorded.overridden), (Some(identity), Some(found)));
 }
 
+/// Windows makes no such chains; what others make reads as it should.
+#[test]
+fn sectors_smaller_than_the_parents() {
+    let folder = TempDir::new().unwrap();
+    let raw = pattern(5, 2 << 20);
+    let [base, middle, top] =
+        ["base.raw", "middle.vhdx", "top.vhdx"].map(|it| folder.path().join(it));
+    fs::write(&base, &raw).unwrap();
+    for (child, parent, sector) in [(&middle, &base, 4096), (&top, &middle, 512)] {
+        let parent = Some(testkit::link_to(parent));
+        let new = NewLayer { sector, parent, ..dynamic(2 * MIB) };
+        create_with_blocks(&image(child), &new, MIB).unwrap();
+        if child == &middle {
+            write(&mut queue(child, &options()), 8192, &[9; 4096]);
+        }
+    }
+    let mut wanted = raw;
+    wanted[8192..12288].fill(9);
+    write(&mut queue(&top, &options()), 7680, &[3; 1024]);
+    wanted[7680..8704].fill(3);
+    // For reading only, all layers answer for their own sectors.
+    let mut disk = queue(&top, &DiskOptions { read_only: true, ..options() });
+    for (at, len) in [(0, 2 << 20), (4608, 4096), (8704, 512), (11776, 1024), (12288, 512)] {
+        assert!(read(&mut disk, at, len) == wanted[usize::try_from(at).unwrap()..][..len], "{at}");
+    }
+}
+
 #[test]
 fn the_record_of_the_parent_can_be_replaced_often() {
     let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
