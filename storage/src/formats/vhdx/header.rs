@@ -145,7 +145,8 @@ impl Headers {
         change(&mut header);
         for _ in 0..SLOTS.len() {
             header.sequence = header.sequence.checked_add(1).ok_or_else(|| {
-                FormatError::Unsupported { what: "another change of the header".to_owned() }
+                let what = "changing a file whose header has the last number (convert the disk)";
+                FormatError::Unsupported { what: what.to_owned() }
             })?;
             let slot = 1 - self.slot;
             let at = SLOTS[slot];

@@ -110,6 +110,6 @@ impl Map {
         if block.end() <= self.space.end() && self.regions.leave_room(block) {
             return Ok(());
         }
-        Err(self.damaged(entry, format!("a block at {:#x}", block.offset)))
+        Err(self.damaged(entry, format!("a block at {:#x}, where none can be", block.offset)))
     }
 }
