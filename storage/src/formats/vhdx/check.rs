@@ -27,6 +27,8 @@ struct Survey {
     used: Vec<Region>,
     /// Space that blocks keep although they do not use it.
     kept: Vec<Region>,
+    /// Blocks that keep space which is not in the file.
+    lost: Vec<u64>,
     /// Whether every entry says where its block is.
     sound: bool,
 }
@@ -34,7 +36,7 @@ struct Survey {
 /// What is wrong with the map, and where the file may end.
 pub(super) fn check(map: &mut Map) -> Result<(Vec<Finding>, u64), FormatError> {
     let mut findings = Vec::new();
-    let Survey { used, kept, sound } = survey(map, &mut findings)?;
+    let Survey { used, kept, sound, .. } = survey(map, &mut findings)?;
     for pair in used.windows(2).filter(|pair| pair[0].overlaps(pair[1])) {
         let what = format!("blocks overlap at file offset {:#x}", pair[1].offset);
         push(&mut findings, Finding { what, harmless: false, repaired: false });
@@ -102,7 +104,9 @@ pub(super) fn gaps(map: &mut Map) -> Result<Vec<u64>, FormatError> {
     if map.geometry.entries() > SEARCH_MAX {
         return Ok(gaps);
     }
-    let Survey { mut used, kept, sound } = survey(map, &mut findings)?;
+    let Survey { mut used, kept, lost, sound } = survey(map, &mut findings)?;
+    // Such space will be others', and no two entries may lead to the same.
+    lost.into_iter().try_for_each(|block| map.forget_place(block))?;
     if !sound || !findings.is_empty() {
         return Ok(gaps);
     }
@@ -123,7 +127,7 @@ pub(super) fn gaps(map: &mut Map) -> Result<Vec<u64>, FormatError> {
 
 /// Looks at every entry.
 fn survey(map: &mut Map, findings: &mut Vec<Finding>) -> Result<Survey, FormatError> {
-    let (mut used, mut kept, mut sound) = (Vec::new(), Vec::new(), true);
+    let (mut used, mut kept, mut lost, mut sound) = (Vec::new(), Vec::new(), Vec::new(), true);
     let geometry = map.geometry;
     for block in 0..geometry.blocks() {
         match map.payload(block) {
@@ -139,6 +143,8 @@ fn survey(map: &mut Map, findings: &mut Vec<Finding>) -> Result<Survey, FormatEr
                 let region = Region { offset, len: geometry.block };
                 if offset != 0 && region.end() <= map.space.end() {
                     kept.push(region);
+                } else if offset != 0 {
+                    lost.push(block);
                 }
             }
             Err(error) => {
@@ -160,7 +166,7 @@ fn survey(map: &mut Map, findings: &mut Vec<Finding>) -> Result<Survey, FormatEr
         }
     }
     used.sort_unstable_by_key(|region| region.offset);
-    Ok(Survey { used, kept, sound })
+    Ok(Survey { used, kept, lost, sound })
 }
 
 /// Takes note of damage. What the host says is an error.

@@ -70,6 +70,13 @@ impl Map {
         Ok(self.entry(self.geometry.entry_of(block))? & 7 == bat::ZERO)
     }
 
+    /// Takes its place from a block that does not use it.
+    pub(super) fn forget_place(&mut self, block: u64) -> Result<(), FormatError> {
+        let number = self.geometry.entry_of(block);
+        let state = self.entry(number)? & 7;
+        self.set_entry(number, state)
+    }
+
     /// Makes the file as long as all of the disk's last block needs: files may end where the disk
     /// does in it, but the space behind is the block's, whoever gets it next.
     pub(super) fn complete_last_block(&mut self) -> Result<(), FormatError> {

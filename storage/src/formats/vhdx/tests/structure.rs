@@ -119,6 +119,25 @@ fn zeroes_over_what_was_unmapped_are_zeroes_to_all() {
     }
 }
 
+/// What blocks keep although they do not use it is nobody else's, and what was cut off the file
+/// is nobody's any more (MS-VHDX 2.5.1: no two entries lead to the same place).
+#[test]
+fn space_that_blocks_keep_is_not_given_to_others() {
+    let (_folder, path) = make(&dynamic(5 * MIB), MIB);
+    write(&mut queue(&path, &options()), 0, &pattern(1, 1 << 20));
+    write(&mut queue(&path, &options()), MIB, &pattern(1, 1 << 20));
+    let file = image(&path);
+    // The first one is in the file, the second one's place and the third one's are not.
+    for (number, entry) in [4 << 20 | 3, 5 << 20 | 3u64, 9 << 20 | 1].into_iter().enumerate() {
+        file.write_at(&entry.to_le_bytes(), 3 * MIB + 8 * number as u64).unwrap();
+    }
+    file.set_len(5 * MIB).unwrap();
+    drop(file);
+    write(&mut queue(&path, &options()), 3 * MIB, &pattern(2, 1 << 20));
+    let entries = [0, 1, 2, 3].map(|number| entry(&path, number));
+    assert_eq!(entries, [(3, 4), (3, 0), (1, 0), (6, 5)]);
+}
+
 #[test]
 fn a_partial_block_becomes_a_full_one() {
     let folder = TempDir::new().unwrap();
