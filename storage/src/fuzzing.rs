@@ -75,7 +75,7 @@ pub fn seeds(format: Format) -> Vec<Vec<u8>> {
         absolute: Some("/disks/parent".into()),
         ..ParentLink::new(format, Some(Identity::Id(uuid::Uuid::from_bytes([7; 16]))))
     };
-    let base = NewLayer { size: 3 << 20, sector: 512, parent: None, fixed: false };
+    let base = NewLayer { size: 3 << 20, sector: 512, parent: None, fixed: false, traits: None };
     let mut seeds = Vec::new();
     for (new, foreign) in [
         (base.clone(), None),

@@ -3,6 +3,8 @@
 //! Resolution is pure metadata: a layer sees neither guest memory nor payload, and holds no lock
 //! while I/O is under way. What it must keep in place until then, it pins with a [`Ticket`].
 
+use uuid::Uuid;
+
 use crate::format::Format;
 use crate::formats::FormatError;
 use crate::identity::Identity;
@@ -146,6 +148,17 @@ pub struct LayerInfo {
     pub read_only: bool,
     /// Its parent, if it has one.
     pub parent: Option<ParentLink>,
+    /// What the disk is, where the format says.
+    pub traits: Option<DiskTraits>,
+}
+
+/// What a disk is, whatever its contents. Its children are the same disk (MS-VHDX 2.6.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskTraits {
+    /// What tells it from all others (MS-VHDX 2.6.2.3).
+    pub id: Uuid,
+    /// Bytes of a physical sector: 512 or 4096 (MS-VHDX 2.6.2.5).
+    pub physical_sector: u32,
 }
 
 /// A map from ranges of a disk to extents.

@@ -40,7 +40,8 @@ pub(crate) fn cases(cases: u32) -> proptest::test_runner::Config {
 
 /// Makes a layer in a new file, on the parent if there is one. The file's name tells the format.
 pub(crate) fn create(path: &Path, size: u64, parent: Option<&Path>) -> Result<(), FormatError> {
-    let new = NewLayer { size, sector: 512, parent: parent.map(link_to), fixed: false };
+    let new =
+        NewLayer { size, sector: 512, parent: parent.map(link_to), fixed: false, traits: None };
     create_linked(path, &new)
 }
 

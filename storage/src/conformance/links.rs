@@ -11,7 +11,7 @@ fn link(name: &str, format: Format, identity: Option<Identity>) -> ParentLink {
 }
 
 fn create(path: &Path, link: ParentLink) {
-    let new = NewLayer { size: SIZE, sector: 512, parent: Some(link), fixed: false };
+    let new = NewLayer { size: SIZE, sector: 512, parent: Some(link), fixed: false, traits: None };
     testkit::create_linked(path, &new).unwrap();
 }
 
@@ -176,7 +176,13 @@ fn no_chain_has_more_than_256_layers() {
                 link(&name, format, None)
             }
         };
-        let new = NewLayer { size: 1 << 20, sector: 512, parent: Some(parent), fixed: false };
+        let new = NewLayer {
+            size: 1 << 20,
+            sector: 512,
+            parent: Some(parent),
+            fixed: false,
+            traits: None,
+        };
         testkit::create_linked(&path, &new).unwrap();
         below = path;
     }

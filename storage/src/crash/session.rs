@@ -88,7 +88,8 @@ impl Session {
             make_parent(parent, kind.below);
         }
         let parent = parent.map(testkit::link_to);
-        let new = NewLayer { size: SIZE, sector: kind.sector, parent, fixed: kind.fixed };
+        let new =
+            NewLayer { size: SIZE, sector: kind.sector, parent, fixed: kind.fixed, traits: None };
         testkit::create_linked(&path, &new).unwrap();
         let parents = if new.parent.is_some() { kind.below / SECTOR } else { 0 };
         let first = |sector| if sector < parents { PARENT } else { ZERO };

@@ -92,6 +92,7 @@ impl RuntimeLayer {
             granularity: BLOCK_NUMBER,
             read_only: !image.is_writable(),
             parent: header.parent.clone(),
+            traits: None,
         };
         let blocks = Blocks::new(&image, geometry, header.parent.is_some(), memory);
         let (header, pins) = (Mutex::new(header), Pins::default());

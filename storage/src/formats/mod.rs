@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::format::Format;
 use crate::image::ImageFile;
-use crate::layer::{FileId, Layer};
+use crate::layer::{DiskTraits, FileId, Layer};
 use crate::link::{LinkError, ParentLink};
 
 mod layer;
@@ -39,6 +39,8 @@ pub struct NewLayer {
     pub parent: Option<ParentLink>,
     /// Take all of the space at once, where the format knows such images (VHDX: fixed).
     pub fixed: bool,
+    /// What its parents say that the disk is; without it, it is a new disk.
+    pub traits: Option<DiskTraits>,
 }
 
 /// Opens the layer in `file`, writable where the file is. Changes nothing but what the format

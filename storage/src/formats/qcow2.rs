@@ -87,6 +87,7 @@ impl Qcow2Layer {
             granularity: u32::try_from(cluster).unwrap_or(LOGICAL_SECTOR),
             read_only: !image.is_writable(),
             parent: record::parent(&header)?,
+            traits: None,
         };
         let (zero_flag, codec) = (header.version >= 3, Codec { zstd: header.zstd, cluster });
         let map = Map::open(Arc::clone(&image), header, memory)?;

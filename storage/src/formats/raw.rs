@@ -46,6 +46,7 @@ impl RawLayer {
             granularity: SECTOR_BYTES,
             read_only: !image.is_writable(),
             parent: None,
+            traits: None,
         };
         Ok(RawLayer { info, image, file: id })
     }

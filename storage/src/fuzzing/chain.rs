@@ -97,7 +97,7 @@ fn seed(chain: &[Format], last: Option<(usize, Format)>, flags: u8) -> Option<Ve
         let place = Format::ALL.iter().position(|&known| known == format)?;
         formats |= u8::try_from(place).ok()? << (2 * number);
         let size = if number == 0 { 3 << 20 } else { 2 << 20 };
-        let new = NewLayer { size, sector: 512, parent: parent.take(), fixed: false };
+        let new = NewLayer { size, sector: 512, parent: parent.take(), fixed: false, traits: None };
         let path = folder.name(number);
         let image = Arc::new(ImageFile::new(folder.files[number].try_clone().ok()?, &path, true));
         formats::create(format, &image, &new).ok()?;

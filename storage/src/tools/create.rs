@@ -157,7 +157,10 @@ pub(super) fn describe(
     if size == 0 || !size.is_multiple_of(u64::from(sector)) || i64::try_from(size).is_err() {
         return Err(ToolError::Size { size, unit: sector });
     }
-    Ok(NewLayer { size, sector, parent: None, fixed })
+    // All layers are of the same disk.
+    let traits =
+        parent.and_then(|(_, disk)| disk.state().chain.layers().find_map(|it| it.info().traits));
+    Ok(NewLayer { size, sector, parent: None, fixed, traits })
 }
 
 /// What a child at `child` records of a parent that is open.

@@ -180,7 +180,8 @@ fn the_deepest_chain_takes_no_more() {
             ..ParentLink::new(Format::Layer, Some(identity))
         };
         top = folder.path().join(format!("{number}.layer"));
-        let layer = NewLayer { size: MIB, sector: 512, parent: Some(parent), fixed: false };
+        let layer =
+            NewLayer { size: MIB, sector: 512, parent: Some(parent), fixed: false, traits: None };
         NewFile::create(&top, Format::Layer, &layer).unwrap().publish().unwrap();
     }
     assert_eq!(info(&top, None).unwrap().layers.len(), 256);
@@ -270,7 +271,7 @@ fn the_way_out_of_a_chain_that_is_too_deep_works() {
             relative: Some(format!("{}.layer", layer - 1).into()),
             ..ParentLink::new(Format::Layer, Some(below.layer.identity().unwrap()))
         });
-        let new = NewLayer { size: MIB, sector: 512, parent, fixed: false };
+        let new = NewLayer { size: MIB, sector: 512, parent, fixed: false, traits: None };
         testkit::create_linked(&at(layer), &new).unwrap();
     }
     let deep = |error: ToolError| {
@@ -298,4 +299,25 @@ fn the_way_out_of_a_chain_that_is_too_deep_works() {
     convert(&copy(&at(100), &at(1000)), &Unwatched).unwrap();
     assert_eq!(relinked(101, &at(1000)), Relinked::ByContents);
     assert_eq!(differs(&at(255), &base), None);
+}
+
+#[test]
+fn a_child_is_the_same_disk_as_its_parents() {
+    let folder = folder();
+    let path = |name: &str| folder.path().join(name);
+    let traits = |name: &str| {
+        let disk = named(&path(name)).open().unwrap();
+        disk.state().chain.info().traits
+    };
+    create(&Create { size: Some(MIB), ..new(&path("base.vhdx")) }, &Unwatched).unwrap();
+    // Through a layer whose format does not say what disk it is of.
+    for (child, parent) in [("a.layer", "base.vhdx"), ("b.vhdx", "a.layer"), ("c.vhdx", "b.vhdx")] {
+        let order = Create { parent: Some(named(&path(parent))), ..new(&path(child)) };
+        create(&order, &Unwatched).unwrap();
+    }
+    let base = traits("base.vhdx");
+    assert!(base.is_some());
+    assert_eq!([traits("b.vhdx"), traits("c.vhdx")], [base, base]);
+    convert(&copy(&path("c.vhdx"), &path("copy.vhdx")), &Unwatched).unwrap();
+    assert_ne!(traits("copy.vhdx"), base, "a copy is a disk of its own");
 }

@@ -38,6 +38,7 @@ impl Runs {
             granularity: 512,
             read_only: true,
             parent: None,
+            traits: None,
         };
         Runs { info, runs, file }
     }

@@ -53,7 +53,7 @@ impl Place {
         });
         below.resize(usize::try_from(size).unwrap(), 0);
         let image = new_image(&layer);
-        let new = NewLayer { size, sector: 512, parent, fixed: false };
+        let new = NewLayer { size, sector: 512, parent, fixed: false, traits: None };
         formats::create(Format::Layer, &image, &new).unwrap();
         Place { _folder: folder, layer, below }
     }

@@ -77,7 +77,7 @@ fn layer(path: &Path, writable: bool) -> Qcow2Layer {
 
 fn make(path: &Path, size: u64, parent: Option<ParentLink>) {
     File::create_new(path).unwrap();
-    let new = NewLayer { size, sector: 512, parent, fixed: false };
+    let new = NewLayer { size, sector: 512, parent, fixed: false, traits: None };
     formats::create(Format::Qcow2, &image(path, true), &new).unwrap();
 }
 

@@ -13,6 +13,7 @@ use super::{MIB, locator};
 use crate::engine::sys;
 use crate::formats::{FormatError, NewLayer};
 use crate::image::ImageFile;
+use crate::layer::DiskTraits;
 
 /// Sizes of payload blocks, as Hyper-V chooses them.
 const BLOCK: u64 = 32 * MIB;
@@ -70,8 +71,7 @@ pub(super) fn create_with_blocks(
     let metadata = Metadata {
         geometry,
         leave_allocated: new.fixed,
-        disk_id: Uuid::new_v4(),
-        physical: 4096,
+        traits: new.traits.unwrap_or(DiskTraits { id: Uuid::new_v4(), physical_sector: 4096 }),
         locator,
         locator_entry: None,
         items: Vec::new(),

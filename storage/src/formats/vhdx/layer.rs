@@ -97,6 +97,7 @@ impl VhdxLayer {
             granularity: sector,
             read_only: !image.is_writable(),
             parent: parent.transpose()?,
+            traits: Some(metadata.traits),
         };
         let leave_allocated = metadata.leave_allocated;
         let (pages, space) = (Pages::new(overlay, memory), Space::new(len.max(regions.end)));

@@ -8,6 +8,7 @@ use super::pages::Source;
 use super::region::Region;
 use super::{MIB, guid};
 use crate::formats::FormatError;
+use crate::layer::DiskTraits;
 
 const SIGNATURE: &[u8; 8] = b"metadata";
 /// Bytes of the table at the region's start; items are behind it.
@@ -28,9 +29,7 @@ pub(super) struct Metadata {
     pub(super) geometry: Geometry,
     /// Blocks keep their space when they are erased (`LeaveBlockAllocated`): a fixed disk.
     pub(super) leave_allocated: bool,
-    pub(super) disk_id: Uuid,
-    /// Bytes of a physical sector.
-    pub(super) physical: u32,
+    pub(super) traits: DiskTraits,
     /// The parent locator, undecoded.
     pub(super) locator: Option<Vec<u8>>,
     /// The number of its entry in the table, and all entries' places in the region.
@@ -98,13 +97,13 @@ impl Metadata {
         };
         let (block, flags) = (get32(item(0)?, 0), get32(item(0)?, 4));
         let (size, sector) = (get64(item(1)?, 0), get32(item(3)?, 0));
-        let (disk_id, physical) = (get_guid(item(2)?, 0), get32(item(4)?, 0));
+        let (id, physical_sector) = (get_guid(item(2)?, 0), get32(item(4)?, 0));
         let differencing = flags & 2 != 0;
         if !block.is_power_of_two() || !(MIB..=256 * MIB).contains(&u64::from(block)) {
             return Err(damaged(format!("blocks of {block} bytes")));
         }
-        if ![512, 4096].contains(&sector) || ![512, 4096].contains(&physical) {
-            return Err(damaged(format!("sectors of {sector} and {physical} bytes")));
+        if ![512, 4096].contains(&sector) || ![512, 4096].contains(&physical_sector) {
+            return Err(damaged(format!("sectors of {sector} and {physical_sector} bytes")));
         }
         if size == 0 || size > SIZE_MAX || !size.is_multiple_of(u64::from(sector)) {
             return Err(damaged(format!("a disk of {size} bytes")));
@@ -116,8 +115,7 @@ impl Metadata {
         Ok(Metadata {
             geometry: Geometry { size, block, sector, differencing },
             leave_allocated: flags & 1 != 0,
-            disk_id,
-            physical,
+            traits: DiskTraits { id, physical_sector },
             locator: locator.filter(|_| differencing),
             locator_entry: locator_entry.filter(|_| differencing),
             items,
@@ -127,6 +125,7 @@ impl Metadata {
     /// Table and items of a new disk, from the region's start on.
     pub(super) fn encode(&self) -> Vec<u8> {
         let Geometry { size, block, sector, differencing } = self.geometry;
+        let DiskTraits { id, physical_sector } = self.traits;
         let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
         let mut parameters = [0; 8];
         put(&mut parameters, 0, &narrow(block));
@@ -135,9 +134,13 @@ impl Metadata {
         let mut items = vec![
             (guid::FILE_PARAMETERS, REQUIRED, parameters.to_vec()),
             (guid::DISK_SIZE, REQUIRED | VIRTUAL_DISK, size.to_le_bytes().to_vec()),
-            (guid::DISK_ID, REQUIRED | VIRTUAL_DISK, self.disk_id.to_bytes_le().to_vec()),
+            (guid::DISK_ID, REQUIRED | VIRTUAL_DISK, id.to_bytes_le().to_vec()),
             (guid::LOGICAL_SECTOR, REQUIRED | VIRTUAL_DISK, narrow(sector).to_vec()),
-            (guid::PHYSICAL_SECTOR, REQUIRED | VIRTUAL_DISK, self.physical.to_le_bytes().to_vec()),
+            (
+                guid::PHYSICAL_SECTOR,
+                REQUIRED | VIRTUAL_DISK,
+                physical_sector.to_le_bytes().to_vec(),
+            ),
         ];
         items.extend(self.locator.iter().map(|it| (guid::PARENT_LOCATOR, REQUIRED, it.clone())));
         let mut region = vec![0; TABLE_BYTES];

@@ -48,7 +48,7 @@ fn layer_of(image: &Arc<ImageFile>) -> VhdxLayer {
 }
 
 fn dynamic(size: u64) -> NewLayer {
-    NewLayer { size, sector: 512, parent: None, fixed: false }
+    NewLayer { size, sector: 512, parent: None, fixed: false, traits: None }
 }
 
 fn link(format: Format, relative: &str, identity: Identity) -> ParentLink {

@@ -117,6 +117,7 @@ fn mosaic(gap: bool, engine: EngineChoice) -> (Disk, Log, [File; 2]) {
         granularity: 512,
         read_only: false,
         parent: None,
+        traits: None,
     };
     let layer = Mosaic { info, log: Arc::clone(&log), gap };
     let folder = env!("CARGO_MANIFEST_DIR");

@@ -144,7 +144,7 @@ fn sizes_that_cannot_be_are_refused() {
         [(0, 512), (1 << 63, 512), (1000, 512), (512, 4096), (4096, 1024)].into_iter().enumerate()
     {
         let image = new_image(&folder.path().join(number.to_string()));
-        let new = NewLayer { size, sector, parent: None, fixed: false };
+        let new = NewLayer { size, sector, parent: None, fixed: false, traits: None };
         let error = formats::create(Format::Layer, &image, &new).unwrap_err();
         assert!(matches!(error, FormatError::Unsupported { .. }), "{error}");
     }
