@@ -309,15 +309,17 @@ impl Layer for Qcow2Layer {
         if map.header.version >= 3 {
             let backing = map.header.backing().to_vec();
             let record = match record::current(&map.header) {
-                Some((_, old)) => {
-                    let (id, sequence) = (uuid::Uuid::new_v4(), old.sequence.saturating_add(1));
-                    Record { id, sequence, ..old }
-                }
-                None => Record::fresh(&backing, None),
+                Some((_, old)) => old.next_sequence().map(|sequence| Record {
+                    id: uuid::Uuid::new_v4(),
+                    sequence,
+                    ..old
+                }),
+                None => Some(Record::fresh(&backing, None)),
             };
-            match record::write(&mut map.header, image, &record) {
+            let write = |record| record::write(&mut map.header, image, &record);
+            match record.map_or(Ok(false), write) {
                 Ok(true) => return Ok(map.header.set_autoclear(image, IDENTIFIED)?),
-                // No room.
+                // No room, or no number that would count.
                 Ok(false) | Err(FormatError::Unsupported { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -330,12 +332,12 @@ impl Layer for Qcow2Layer {
         let mut guard = self.state();
         let header = &mut guard.map.header;
         let name = record::backing_name(link)?;
+        let no_room = || unsupported("recording this parent in this image's header".into());
         let (id, sequence) = match record::current(header) {
-            Some((_, old)) => (old.id, old.sequence.saturating_add(1)),
+            Some((_, old)) => (old.id, old.next_sequence().ok_or_else(no_room)?),
             None => (uuid::Uuid::new_v4(), 1),
         };
         let record = Record { id, sequence, backing: name.clone(), link: Some(link.clone()) };
-        let no_room = || unsupported("recording this parent in this image's header".into());
         // The record counts when the header has the same name.
         if !record::write(header, &self.image, &record)? {
             return Err(no_room().into());

@@ -42,6 +42,12 @@ impl Record {
         Record { id: Uuid::new_v4(), sequence: 1, backing: backing.to_vec(), link: link.cloned() }
     }
 
+    /// The number of the record that comes after it; none where one with that number would not
+    /// count.
+    pub(super) fn next_sequence(&self) -> Option<u64> {
+        self.sequence.checked_add(1).filter(|&next| next != u64::MAX)
+    }
+
     /// The bytes of a slot.
     pub(super) fn encode(&self, len: usize) -> Result<Vec<u8>, FormatError> {
         let link = self.link.as_ref().map_or(Ok(Vec::new()), ParentLink::to_json)?;

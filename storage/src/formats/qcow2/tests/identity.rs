@@ -282,3 +282,26 @@ fn interrupted(
     assert!(seen >= 3);
     (layer.identity().unwrap(), states)
 }
+
+/// However high the number of the record that it replaces.
+#[test]
+fn a_change_with_the_last_numbers_is_announced() {
+    for sequence in u64::MAX - 3..u64::MAX {
+        let (_folder, base, _) = chain();
+        {
+            let layer = layer(&base, true);
+            let header = &mut layer.state().map.header;
+            let (_, record) = record::current(header).unwrap();
+            let late = Record { sequence, ..record };
+            assert!(record::write(header, &layer.image, &late).unwrap());
+        }
+        for seed in 2..6 {
+            let before = identity(&base);
+            // More than the step in which kernels count times.
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            write(&mut open(&base), 0, &pattern(seed, 512));
+            assert_ne!(identity(&base), before, "{sequence:#x} {seed}");
+        }
+        assert_clean(&base);
+    }
+}
