@@ -103,8 +103,13 @@ impl RuntimeLayer {
     fn change_header(&self, change: impl FnOnce(&mut Header)) -> Result<(), FormatError> {
         let mut current = self.header.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = current.clone();
-        // Both sequence numbers of an opened file have a successor.
-        next.sequence = next.sequence.saturating_add(1);
+        // A header whose own number has no successor would not be read again.
+        let sequence = current.sequence.checked_add(1).filter(|&number| number != u64::MAX);
+        next.sequence = sequence.ok_or_else(|| {
+            let what = "no sequence number is left for another header (`cohort disk convert` makes \
+                        a layer that has some)";
+            FormatError::damaged(current.place(), what)
+        })?;
         change(&mut next);
         next.write(&self.image)?;
         *current = next;

@@ -194,3 +194,18 @@ proptest! {
         }
     }
 }
+
+/// A change that would need a number without a successor is refused, and leaves the layer usable.
+#[test]
+fn numbers_are_not_used_up() {
+    let place = Place::on_disk(SIZE, Some(SIZE));
+    let image = Arc::clone(&place.open().image);
+    let header = place.open().header();
+    for sequence in [u64::MAX - 2, u64::MAX - 1] {
+        Header { sequence, ..header.clone() }.write(&image).unwrap();
+    }
+    let id = place.open().identity().unwrap();
+    let error = place.open().announce_change().unwrap_err();
+    assert!(error.to_string().contains("sequence number"), "{error}");
+    assert_eq!(place.open().identity().unwrap(), id);
+}
