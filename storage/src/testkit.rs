@@ -17,6 +17,10 @@ use crate::request::{DiskRequest, Operation};
 use crate::units::DiskRange;
 use crate::{Answer, DiskQueue};
 
+mod host;
+
+pub(crate) use host::{Loop, Tmpfs};
+
 /// Bytes in a sector, as lengths in memory are counted.
 pub(crate) const SECTOR_BYTES: usize = 512;
 

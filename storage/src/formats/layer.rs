@@ -47,6 +47,9 @@ pub(super) fn create(image: &ImageFile, new: &NewLayer) -> Result<(), FormatErro
     header::write_signature(image)?;
     seal::write_witness(image)?;
     image.sync().map_err(FormatError::host("sync", 0))?;
+    if new.parent.is_some() {
+        mounts::refuse_huge_pages(image)?;
+    }
     if new.parent.is_some() && !seal::witness_holds(image)? {
         let what = "a file system that does not tell written blocks of 4096 bytes from holes";
         return Err(FormatError::Unsupported { what: what.to_owned() });
@@ -83,6 +86,7 @@ impl RuntimeLayer {
         }
         seal::verify(&image, &header)?;
         if image.is_writable() && header.parent.is_some() {
+            mounts::refuse_huge_pages(&image)?;
             mounts::warn_if_unsound(&image);
         }
         let info = LayerInfo {

@@ -3,7 +3,29 @@
 
 use std::os::unix::fs::MetadataExt;
 
+use super::geometry::BLOCK;
+use crate::engine::sys;
+use crate::formats::FormatError;
 use crate::image::ImageFile;
+
+/// Refuses memory that is given out in huge pages: with its first byte, all of such a page counts
+/// as written, and would hide the parent. No witness tells, because a hole that is punched into the
+/// page breaks it up. What tells is the size that such a file system gives for its blocks.
+pub(super) fn refuse_huge_pages(image: &ImageFile) -> Result<(), FormatError> {
+    let host = FormatError::host("examine", 0);
+    let facts = image.file().metadata().and_then(|facts| {
+        sys::is_in_memory(image.file()).map(|in_memory| (in_memory, facts.blksize()))
+    });
+    let (in_memory, unit) = facts.map_err(host)?;
+    if !in_memory || unit <= BLOCK {
+        return Ok(());
+    }
+    let what = format!(
+        "a layer with a parent in memory that is given out in pages of {unit} bytes (use another \
+         folder, or mount it with `huge=never`)"
+    );
+    Err(FormatError::Unsupported { what })
+}
 
 /// Warns if the file system that `image` is on may count blocks as written that are not, after a
 /// loss of power.

@@ -1,35 +1,8 @@
 //! Block devices, by a loop device where one can be made.
 
-use std::path::PathBuf;
-use std::process::Command;
-
 use super::*;
 use crate::DiskError;
-use crate::testkit;
-
-/// A loop device over an unnamed file, detached at the end.
-struct Loop(PathBuf);
-
-impl Loop {
-    fn new(len: u64, block: u32) -> Option<Loop> {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        file.as_file_mut().set_len(len).unwrap();
-        let block = format!("--sector-size={block}");
-        let mut losetup = Command::new("losetup");
-        losetup.args(["--find", "--show", &block]).arg(file.path());
-        let output = losetup.output().ok().filter(|output| output.status.success());
-        if output.is_none() {
-            println!("skipped: no loop devices here");
-        }
-        output.map(|output| Loop(String::from_utf8(output.stdout).unwrap().trim().into()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let _ = Command::new("losetup").arg("--detach").arg(&self.0).status();
-    }
-}
+use crate::testkit::{self, Loop};
 
 #[test]
 fn a_block_device_is_a_disk() {

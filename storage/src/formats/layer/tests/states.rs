@@ -1,5 +1,7 @@
 //! How blocks get from state to state, and that they stay there.
 
+use std::process::Command;
+
 use super::*;
 use State::{Data, Transparent, Zero};
 
@@ -204,4 +206,26 @@ fn what_is_forgotten_is_what_the_file_knows() {
             assert_eq!(*state, wanted, "block {block}");
         }
     }
+}
+
+/// A block's first write would take the parent's bytes around it away.
+#[test]
+fn memory_in_huge_pages_is_refused() {
+    let Some(huge) = testkit::Tmpfs::new("huge=always,size=32m") else { return };
+    let path = huge.path().join("top.layer");
+    let parent = Some(ParentLink::new(Format::Raw, None));
+    let child = NewLayer { size: 8 << 20, sector: 512, parent, fixed: false };
+    let image = new_image(&path);
+    let error = formats::create(Format::Layer, &image, &child).unwrap_err();
+    assert!(error.to_string().contains("huge=never"), "{error}");
+    // So is one that has come there from elsewhere, unless it is only read.
+    let place = Place::on_disk(8 << 20, Some(8 << 20));
+    let status = Command::new("cp").arg(&place.layer).arg(&path).status().unwrap();
+    assert!(status.success());
+    let error = open(&path, true).err().unwrap();
+    assert!(error.to_string().contains("huge=never"), "{error}");
+    assert_eq!(states(&open(&path, false).unwrap())[0], Transparent);
+    // Without a parent there is nothing to hide.
+    image.set_len(0).unwrap();
+    formats::create(Format::Layer, &image, &NewLayer { parent: None, ..child }).unwrap();
 }
