@@ -128,7 +128,11 @@ impl ImageFile {
     pub(crate) fn sync(&self) -> io::Result<()> {
         #[cfg(test)]
         self.record(Change::Sync);
-        self.file.sync_data()
+        match self.file.sync_data() {
+            // File systems that are never written to (squashfs, EROFS) do not know this call.
+            Err(error) if !self.writable && error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            result => result,
+        }
     }
 
     /// Changes the times of a file to now, durably.
@@ -162,5 +166,19 @@ impl ImageFile {
         if let Some(recorder) = &self.recorder {
             recorder.push(&self.path, change);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As on squashfs, this file has no operation to sync it.
+    #[test]
+    fn where_nothing_can_be_written_there_is_nothing_to_sync() {
+        let path = Path::new("/proc/self/status");
+        let file = File::open(path).unwrap();
+        assert_eq!(file.sync_data().unwrap_err().kind(), io::ErrorKind::InvalidInput);
+        ImageFile::new(file, path, false).sync().unwrap();
     }
 }
