@@ -101,6 +101,16 @@ impl ImageFile {
         self.file.set_len(len)
     }
 
+    /// Takes space for a range within the file that will be written later, so that this cannot fail
+    /// for want of space. Where the file system cannot do that, does nothing.
+    pub(crate) fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
+        const ALLOCATE: libc::c_int = 0;
+        match sys::fallocate(&self.file, ALLOCATE, at, len) {
+            Err(error) if file::is_refusal(&error) => Ok(()),
+            result => result,
+        }
+    }
+
     /// Makes a range of the file read as zeroes, giving its space back where the file system can.
     pub(crate) fn punch(&self, at: u64, len: u64) -> io::Result<()> {
         #[cfg(test)]

@@ -70,6 +70,9 @@ pub(in crate::formats) fn create(image: &ImageFile, new: &NewLayer) -> Result<()
         |bytes: &[u8], at: u64| image.write_at(bytes, at).map_err(FormatError::host("write", at));
     let sync = || image.sync().map_err(FormatError::host("sync", 0));
     image.set_len(clusters * CLUSTER).map_err(FormatError::host("set the size of", 0))?;
+    // What is written to a full file system later must not lack the space for its tables then.
+    let tables = (clusters - 1) * CLUSTER;
+    image.reserve(CLUSTER, tables).map_err(FormatError::host("take space for", CLUSTER))?;
     let counts: Vec<u8> = (0..clusters).flat_map(|_| 1u16.to_be_bytes()).collect();
     write(&counts, block * CLUSTER)?;
     write(&(block * CLUSTER).to_be_bytes(), table * CLUSTER)?;

@@ -206,7 +206,7 @@ impl Map {
                 false => Ok(()),
             };
         }
-        let (host, _) = self.refcounts.allocate(&self.image)?;
+        let host = self.refcounts.allocate_table(&self.image)?;
         self.l1[number] = host << bits | COPIED;
         self.l1_dirty.insert(number);
         let entries = vec![0; index(self.l2_entries())];

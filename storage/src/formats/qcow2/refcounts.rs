@@ -197,18 +197,25 @@ impl Refcounts {
         if number >= self.table.len() {
             self.grow_table(image, number + 1)?;
         }
-        if self.table[number] != 0 {
-            return Ok(());
+        while self.table[number] == 0 {
+            // What counts the block's own cluster comes first: nothing may be in the way any more
+            // when the table refers to the block.
+            let home = index(self.end / self.per_block());
+            if home != number && self.block(image, home)?.is_none() {
+                self.ensure_block(image, home)?;
+                continue;
+            }
+            self.reserve(image, 1)?;
+            let cluster = self.take_end(image, 1)?;
+            let len = index(self.cluster());
+            self.table[number] = cluster << self.cluster_bits;
+            self.table_dirty.push(number);
+            self.blocks.insert(number, Block { bytes: vec![0; len], dirty: Some(0..len) });
+            self.dirty_blocks += 1;
+            self.dirty = true;
+            return self.set(image, cluster, 1);
         }
-        let cluster = self.take_end(image, 1)?;
-        let len = index(self.cluster());
-        self.table[number] = cluster << self.cluster_bits;
-        self.table_dirty.push(number);
-        self.blocks.insert(number, Block { bytes: vec![0; len], dirty: Some(0..len) });
-        self.dirty_blocks += 1;
-        self.dirty = true;
-        // Its own count may be in it, or in another one that this makes.
-        self.set(image, cluster, 1)
+        Ok(())
     }
 
     /// Moves the table to a place where it has room for `entries` and as many again.
@@ -217,6 +224,8 @@ impl Refcounts {
         if clusters * self.cluster() > TABLE_MAX {
             return Err(unsupported(format!("a refcount table for {entries} blocks")));
         }
+        // With space for the blocks that count it, lest it move and they do not follow.
+        self.reserve(image, clusters + clusters / self.per_block() + 2)?;
         let first = self.take_end(image, clusters)?;
         self.table.resize(index(clusters * self.cluster() / 8), 0);
         // The file may already be waiting for an earlier move.
@@ -242,6 +251,25 @@ impl Refcounts {
         self.grow_to(image, end << self.cluster_bits)?;
         self.end = end;
         Ok(first)
+    }
+
+    /// Takes space for the next clusters behind all others: tables are written when the payload
+    /// that they lead to has long been answered for.
+    fn reserve(&mut self, image: &ImageFile, count: u64) -> Result<(), FormatError> {
+        self.grow_to(image, (self.end + count) << self.cluster_bits)?;
+        let (at, len) = (self.end << self.cluster_bits, count << self.cluster_bits);
+        image.reserve(at, len).map_err(FormatError::host("take space for", at))
+    }
+
+    /// A cluster for a table, as [`Refcounts::allocate`] gives it and with its space taken.
+    pub(super) fn allocate_table(&mut self, image: &ImageFile) -> Result<u64, FormatError> {
+        let (cluster, _) = self.allocate(image)?;
+        let at = cluster << self.cluster_bits;
+        if let Err(error) = image.reserve(at, self.cluster()) {
+            self.release(image, cluster)?;
+            return Err(FormatError::host("take space for", at)(error));
+        }
+        Ok(cluster)
     }
 
     /// Makes the file at least `len` bytes long.

@@ -21,6 +21,7 @@ mod hostile;
 mod identity;
 mod model;
 mod oracle;
+mod space;
 mod threads;
 
 const CLUSTER: usize = 64 << 10;
