@@ -304,8 +304,7 @@ impl Layer for Qcow2Layer {
         // when the new identifier is durable.
         map.header.set_autoclear(image, 0)?;
         // What was left out at the end of the file is there from now on.
-        let whole = map.refcounts.file_len.next_multiple_of(map.header.cluster());
-        map.refcounts.grow_to(image, whole)?;
+        map.refcounts.complete(image)?;
         if map.header.version >= 3 {
             let backing = map.header.backing().to_vec();
             let record = match record::current(&map.header) {

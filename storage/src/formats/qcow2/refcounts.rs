@@ -50,6 +50,8 @@ pub(super) struct Refcounts {
     end: u64,
     /// Bytes of the file.
     pub(super) file_len: u64,
+    /// It is a device, which has the bytes that it has.
+    fixed: bool,
     /// Whether something is not in the file yet.
     pub(super) dirty: bool,
 }
@@ -66,7 +68,12 @@ impl Refcounts {
         let mut bytes = vec![0; index(len)];
         image.read_at(&mut bytes, offset).map_err(FormatError::host("read", offset))?;
         let table = (0..bytes.len() / 8).map(|entry| be64(&bytes, entry * 8) & OFFSET).collect();
-        let end = file_len.div_ceil(header.cluster());
+        let facts = image.file().metadata().map_err(FormatError::host("examine", 0))?;
+        let fixed = !facts.is_file();
+        let end = match fixed {
+            true => file_len / header.cluster(),
+            false => file_len.div_ceil(header.cluster()),
+        };
         let l1_clusters = (header.l1_size as u64 * 8).div_ceil(header.cluster());
         Ok(Refcounts {
             cluster_bits: header.cluster_bits,
@@ -83,6 +90,7 @@ impl Refcounts {
             scan_end: end,
             end,
             file_len,
+            fixed,
             dirty: false,
         })
     }
@@ -272,9 +280,22 @@ impl Refcounts {
         Ok(cluster)
     }
 
+    /// Lets the file have its last cluster as a whole.
+    pub(super) fn complete(&mut self, image: &ImageFile) -> Result<(), FormatError> {
+        if self.fixed {
+            return Ok(());
+        }
+        self.grow_to(image, self.file_len.next_multiple_of(self.cluster()))
+    }
+
     /// Makes the file at least `len` bytes long.
     pub(super) fn grow_to(&mut self, image: &ImageFile, len: u64) -> Result<(), FormatError> {
         if len > self.file_len {
+            if self.fixed {
+                return Err(FormatError::host("extend", self.file_len)(
+                    std::io::ErrorKind::StorageFull.into(),
+                ));
+            }
             let len = len.next_multiple_of(GROWTH.max(self.cluster()));
             image.set_len(len).map_err(FormatError::host("extend", self.file_len))?;
             self.file_len = len;

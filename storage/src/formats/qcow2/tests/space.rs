@@ -1,7 +1,7 @@
 //! Places that have no room for more.
 
 use super::*;
-use crate::testkit::Tmpfs;
+use crate::testkit::{Loop, Tmpfs};
 
 /// The tables that lead to what was answered for have their space from the beginning: a full file
 /// system refuses writes, not the flush after them.
@@ -67,4 +67,24 @@ fn a_refcount_table_that_finds_no_space_to_move_to() {
         assert!(found.iter().all(|finding| finding.harmless), "{pages} {moved:?}: {found:?}");
     }
     assert!(said.contains(&false) && said.contains(&true), "{said:?}");
+}
+
+/// A device has the bytes that it has, and a part of a cluster at its end is none.
+#[test]
+fn a_device_need_not_end_with_a_cluster() {
+    let Some(device) = Loop::new((1 << 20) + 4096, 512) else { return };
+    qemu_img(&["create", "-f", "qcow2", text(&device.0), "2M"]);
+    let mut queue = open(&device.0);
+    let mut model = Vec::new();
+    let error = loop {
+        let bytes = pattern(9, CLUSTER);
+        match testkit::write(&mut queue, model.len() as u64, &bytes) {
+            Ok(()) => model.extend(bytes),
+            Err(error) => break std::error::Error::source(&error).unwrap().to_string(),
+        }
+    };
+    assert!(error.contains("extend") && model.len() > 8 * CLUSTER, "{error} {}", model.len());
+    drop(queue);
+    assert!(read(&mut open_to_read(&device.0), 0, model.len()) == model);
+    assert_clean(&device.0);
 }
