@@ -54,14 +54,11 @@ pub(super) fn create(image: &ImageFile, new: &NewLayer) -> Result<(), FormatErro
         let what = "a file system that does not tell written blocks of 4096 bytes from holes";
         return Err(FormatError::Unsupported { what: what.to_owned() });
     }
-    let header = Header {
-        sequence: 0,
-        geometry,
-        data_id: uuid::Uuid::new_v4(),
-        seal: Some(seal::make(image, &geometry)?),
-        parent: new.parent.clone(),
-    };
-    header.write(image)
+    let (data_id, parent) = (uuid::Uuid::new_v4(), new.parent.clone());
+    let header = Header { sequence: 0, geometry, data_id, seal: None, parent };
+    // The seal tells how much space the file has.
+    header.reserve(image)?;
+    Header { seal: Some(seal::make(image, &geometry)?), ..header }.write(image)
 }
 
 /// Refuses what cannot have holes.

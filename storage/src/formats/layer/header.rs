@@ -29,6 +29,8 @@ pub(super) struct Seal {
     pub(super) file: (u64, u64),
     /// What was written in it.
     pub(super) written: Written,
+    /// The space that it had, in units of 512 bytes.
+    pub(super) space: u64,
 }
 
 /// Which blocks of a body are written, in a few bytes.
@@ -115,13 +117,14 @@ impl Header {
         put(&mut bytes, 64, self.geometry.body().to_le_bytes());
         put(&mut bytes, 72, *self.data_id.as_bytes());
         put(&mut bytes, 88, link_len.to_le_bytes());
-        if let Some(Seal { file, written }) = self.seal {
+        if let Some(Seal { file, written, space }) = self.seal {
             put(&mut bytes, 92, 1u32.to_le_bytes());
             put(&mut bytes, 96, file.0.to_le_bytes());
             put(&mut bytes, 104, file.1.to_le_bytes());
             put(&mut bytes, 112, written.blocks.to_le_bytes());
             put(&mut bytes, 120, written.checksum.to_le_bytes());
             put(&mut bytes, 128, written.covered.to_le_bytes());
+            put(&mut bytes, 136, space.to_le_bytes());
         }
         bytes.extend_from_slice(&link);
         let checksum = checksum(&bytes);
@@ -175,6 +178,7 @@ impl Header {
                     blocks: get_u64(bytes, 112),
                     checksum: get_u32(bytes, 120),
                 },
+                space: get_u64(bytes, 136),
             }),
             state => return unsupported(format!("state {state} of the layer format")),
         };
@@ -193,6 +197,13 @@ impl Header {
     /// The slot that it is in, or goes to.
     pub(super) fn place(&self) -> u64 {
         SLOTS[usize::from(self.sequence % 2 == 1)]
+    }
+
+    /// Takes space for it in both slots.
+    pub(super) fn reserve(&self, image: &ImageFile) -> Result<(), FormatError> {
+        let len = self.encode()?.len() as u64;
+        let reserve = |at| image.reserve(at, len).map_err(FormatError::host("take space for", at));
+        SLOTS.into_iter().try_for_each(reserve)
     }
 
     /// Writes it to its slot, and makes that durable.

@@ -109,16 +109,23 @@ pub(super) fn matches(
     Ok(written(image, geometry, seal.written.covered, usize::MAX)? == seal.written)
 }
 
-/// What tells the file from all others.
-fn file_number(image: &ImageFile) -> Result<(u64, u64), FormatError> {
+/// What tells the file from all others, and the space that it has.
+fn facts(image: &ImageFile) -> Result<((u64, u64), u64), FormatError> {
     let facts = image.file().metadata().map_err(FormatError::host("examine", 0))?;
-    Ok((facts.dev(), facts.ino()))
+    Ok(((facts.dev(), facts.ino()), facts.blocks()))
 }
 
 /// The seal of a file that has been synced.
 pub(super) fn make(image: &ImageFile, geometry: &Geometry) -> Result<Seal, FormatError> {
     let written = written(image, geometry, geometry.blocks(), RUNS_MAX)?;
-    Ok(Seal { file: file_number(image)?, written })
+    let (file, space) = facts(image)?;
+    Ok(Seal { file, written, space })
+}
+
+/// Whether it is the file that was sealed, and nothing was punched out of it or filled in it since:
+/// either changes its space.
+pub(super) fn is_untouched(image: &ImageFile, seal: &Seal) -> Result<bool, FormatError> {
+    Ok((seal.file, seal.space) == facts(image)?)
 }
 
 /// Makes sure, when a layer is opened, that the file system tells what was written.
@@ -126,7 +133,7 @@ pub(super) fn verify(image: &ImageFile, header: &Header) -> Result<(), FormatErr
     let sync = || image.sync().map_err(FormatError::host("sync", 0));
     let geometry = &header.geometry;
     let same = match &header.seal {
-        Some(seal) => seal.file == file_number(image)?,
+        Some(seal) => is_untouched(image, seal)?,
         None => false,
     };
     if !same {

@@ -101,14 +101,40 @@ fn holes_dug_into_the_file_itself_are_noticed() {
     assert!(matches!(place.refused(), FormatError::Damaged { .. }));
 }
 
+/// By the file's space, if its witness was left alone.
 #[test]
-fn a_hole_that_nothing_else_tells_is_found_by_a_check() {
-    let place = Place::on_disk(SIZE, Some(SIZE));
-    with_zeroes(&place);
-    let layer = place.open();
-    layer.image.punch(layer.geometry.body() + 2 * BLOCK, BLOCK).unwrap();
-    let findings = place.open().check(true).unwrap();
-    assert!(matches!(&findings[..], [Finding { harmless: false, repaired: false, .. }]));
+fn what_others_punch_or_fill_is_noticed() {
+    for place in Place::everywhere(SIZE, Some(SIZE)) {
+        with_zeroes(&place);
+        let layer = place.open();
+        let at = |block| layer.geometry.body() + block * BLOCK;
+        assert!(seal::is_untouched(&layer.image, &layer.header().seal.unwrap()).unwrap());
+        layer.image.punch(at(2), BLOCK).unwrap();
+        if seal::is_untouched(&layer.image, &layer.header().seal.unwrap()).unwrap() {
+            println!("skipped: space is counted in larger units than blocks here");
+            continue;
+        }
+        assert!(matches!(place.refused(), FormatError::Damaged { .. }));
+        let findings = layer.check(true).unwrap();
+        assert!(matches!(&findings[..], [Finding { harmless: false, repaired: false, .. }]));
+        layer.image.write_at(&pattern(1, 4096), at(2)).unwrap();
+        place.open();
+        layer.image.write_at(&[0; 4096], at(9)).unwrap();
+        assert!(matches!(place.refused(), FormatError::Damaged { .. }));
+    }
+}
+
+/// Neither a new layer nor one that was written looks as if somebody had been at it.
+#[test]
+fn a_layer_that_was_left_alone_is_not_looked_through() {
+    for place in Place::everywhere(SIZE, Some(SIZE)) {
+        for block in 0..8 {
+            let layer = place.open();
+            assert!(seal::is_untouched(&layer.image, &layer.header().seal.unwrap()).unwrap());
+            drop(layer);
+            write(&mut place.queue(), 2 * block * BLOCK, &pattern(1, 4096));
+        }
+    }
 }
 
 #[test]

@@ -73,6 +73,7 @@ fn an_erasure_that_fails_leaves_no_bytes_of_the_parent() {
     let place = Place::on_disk(SIZE, Some(SIZE));
     write(&mut place.queue(), 0, &pattern(1, 2 * 4096));
     let layer = place.open();
+    layer.announce_change().unwrap();
     let (ticket, _) = erase(&layer, 512, 4 * BLOCK);
     // Of a copy-up that was not the only step.
     let copied = layer.geometry.body() + 4 * BLOCK;
