@@ -114,14 +114,22 @@ pub enum DiskError {
     /// The layers do not make up a chain.
     #[error(transparent)]
     Chain(#[from] ChainError),
-    /// The map of the disk does not fit its files.
-    #[error("disk {} is inconsistent", path.display())]
+    /// The map of the disk does not fit its files, or cannot be read or written.
+    #[error("disk {} {}", path.display(), describe_map(source))]
     Layer {
         /// The file.
         path: PathBuf,
         /// How.
         source: LayerError,
     },
+}
+
+/// What an error of a layer makes of its disk: a format has more to say than that.
+fn describe_map(error: &LayerError) -> &'static str {
+    match error {
+        LayerError::Format(_) => "cannot be used",
+        _ => "is inconsistent",
+    }
 }
 
 fn describe(holder: Option<&Holder>) -> String {

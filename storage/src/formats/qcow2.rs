@@ -331,7 +331,12 @@ impl Layer for Qcow2Layer {
         let mut guard = self.state();
         let header = &mut guard.map.header;
         let name = record::backing_name(link)?;
-        let no_room = || unsupported("recording this parent in this image's header".into());
+        let no_room = || {
+            let what = "recording this parent in this image's header, where there is no place for \
+                        it (`cohort disk convert --parent PARENT IMAGE COPY` makes a copy that has \
+                        one),";
+            unsupported(what.to_owned())
+        };
         let (id, sequence) = match record::current(header) {
             Some((_, old)) => (old.id, old.next_sequence().ok_or_else(no_room)?),
             None => (uuid::Uuid::new_v4(), 1),

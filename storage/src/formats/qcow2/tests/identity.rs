@@ -305,3 +305,18 @@ fn a_change_with_the_last_numbers_is_announced() {
         assert_clean(&base);
     }
 }
+
+/// Who wants to record a parent where that cannot be done is told what to do instead.
+#[test]
+fn a_header_without_a_place_for_the_parent() {
+    let folder = folder();
+    let [base, path] = ["base", "a.qcow2"].map(|name| folder.path().join(name));
+    std::fs::write(&base, pattern(1, 1 << 20)).unwrap();
+    let options = ["create", "-f", "qcow2", "-o", "cluster_size=512", "-F", "raw", "-b", "base"];
+    qemu_img(&[&options[..], &[text(&path)]].concat());
+    let source = layer(&path, true).set_parent(&link(&base, Format::Raw)).unwrap_err();
+    let error = crate::DiskError::Layer { path, source };
+    assert!(error.to_string().ends_with("a.qcow2 cannot be used"), "{error}");
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.contains("cohort disk convert --parent"), "{cause}");
+}
