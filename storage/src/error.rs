@@ -305,7 +305,11 @@ pub enum IoError {
 impl IoError {
     /// Whether the host ran out of space, which guests are told differently by some devices.
     pub fn is_no_space(&self) -> bool {
-        matches!(self, IoError::Host { source, .. }
-            if matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)))
+        let (IoError::Host { source, .. }
+        | IoError::Layer(LayerError::Format(FormatError::Host { source, .. }))) = self
+        else {
+            return false;
+        };
+        matches!(source.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT))
     }
 }

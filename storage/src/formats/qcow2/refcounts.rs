@@ -292,9 +292,8 @@ impl Refcounts {
     pub(super) fn grow_to(&mut self, image: &ImageFile, len: u64) -> Result<(), FormatError> {
         if len > self.file_len {
             if self.fixed {
-                return Err(FormatError::host("extend", self.file_len)(
-                    std::io::ErrorKind::StorageFull.into(),
-                ));
+                let full = std::io::Error::from_raw_os_error(libc::ENOSPC);
+                return Err(FormatError::host("extend", self.file_len)(full));
             }
             let len = len.next_multiple_of(GROWTH.max(self.cluster()));
             image.set_len(len).map_err(FormatError::host("extend", self.file_len))?;
