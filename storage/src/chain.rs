@@ -194,6 +194,11 @@ impl Chain {
         self.top.close()
     }
 
+    /// Leaves the disk as it is: nobody will open it again. No request may follow.
+    pub(crate) fn abandon(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
     /// Gives `ticket` on if `parts` make up `range`, redeems it as aborted if not.
     fn check(
         &self,

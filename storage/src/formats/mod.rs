@@ -93,7 +93,7 @@ pub enum FormatError {
         what: String,
     },
     /// The host's kernel failed.
-    #[error("cannot {action} metadata at file offset {offset:#x}")]
+    #[error("cannot {action} {}", part(action, *offset))]
     Host {
         /// `read`, `write`, `sync`, …
         action: &'static str,
@@ -105,6 +105,16 @@ pub enum FormatError {
     /// The record of the parent makes no sense.
     #[error(transparent)]
     Link(#[from] LinkError),
+}
+
+/// What an action is on: metadata at some place, or the file as a whole.
+fn part(action: &str, offset: u64) -> String {
+    match action {
+        "read" | "write" | "allocate" | "punch" | "zero" => {
+            format!("metadata at file offset {offset:#x}")
+        }
+        _ => "the file".to_owned(),
+    }
 }
 
 impl FormatError {

@@ -1,8 +1,8 @@
 //! A child's data into its parent.
 //!
 //! The parent gets a new identity before its first change, and the child hears of it when all is
-//! durable. A crash in between leaves a child that says that its parent has changed. It still reads
-//! as before: the parent differs only where the child has data of its own.
+//! durable, or when it has failed. A crash in between leaves a child that says that its parent has
+//! changed. It still reads as before: the parent differs only where the child has data of its own.
 
 use std::path::{Path, PathBuf};
 
@@ -72,14 +72,12 @@ pub fn commit(order: &Commit, progress: &dyn Progress) -> Result<Committed, Tool
     }
     let mut child = DiskIo::new(path, layer.into_disk(false)?)?;
     let copied = copy(&mut child, &mut parent, progress);
-    // Also after an error: what was copied so far, the child covers.
-    parent.settle()?;
-    let found = lasting::identity(&parent.disk)?;
-    let link = ParentLink { identity: Some(found), digest: None, overridden: None, ..link };
-    let relinked = child.disk.state().chain.top().set_parent(&link);
-    relinked.map_err(|source| DiskError::Layer { path: path.clone(), source })?;
-    child.settle()?;
+    // Also after errors, such as a full file system, that may leave the parent with any part of
+    // what was copied: the child covers all of that.
+    let settled = parent.settle();
+    let followed = follow(&mut child, &parent, link);
     let written = copied?;
+    settled.and(followed)?;
     drop((child, parent));
     if order.delete {
         remove(path).map_err(ToolError::host(path, "remove"))?;
@@ -110,6 +108,15 @@ fn refuse_other_children(order: &Commit, parent: &Path) -> Result<Vec<PathBuf>, 
         return Ok(known.searched);
     }
     Err(ToolError::Children { parent: refused.to_owned(), known })
+}
+
+/// Links the child to its parent as that is now.
+fn follow(child: &mut DiskIo, parent: &DiskIo, link: ParentLink) -> Result<(), ToolError> {
+    let found = lasting::identity(&parent.disk)?;
+    let link = ParentLink { identity: Some(found), digest: None, overridden: None, ..link };
+    let linked = child.disk.state().chain.top().set_parent(&link);
+    linked.map_err(|source| DiskError::Layer { path: child.path.clone(), source })?;
+    child.settle()
 }
 
 /// Copies what the child has of its own; says how many bytes.

@@ -71,9 +71,13 @@ pub fn convert(order: &Convert, progress: &dyn Progress) -> Result<Converted, To
     let disk = Disk::open(file.path(), &options(Some(format), false))?;
     let mut target = DiskIo::new(&order.target, disk)?;
     let written = match base {
-        Some(_) => copy_differences(&mut source, &mut target, progress)?,
-        None => copy_data(&mut source, &mut target, progress)?,
+        Some(_) => copy_differences(&mut source, &mut target, progress),
+        None => copy_data(&mut source, &mut target, progress),
     };
+    if written.is_err() {
+        target.abandon();
+    }
+    let written = written?;
     target.settle()?;
     drop(target);
     step(progress, size, size)?;

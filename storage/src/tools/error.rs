@@ -1,5 +1,6 @@
 //! Why a tool did not do what it was asked for.
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -198,12 +199,26 @@ impl ToolError {
             ToolError::Unverified { .. } => Some(
                 "if you know that its contents are right for the child, add --force".to_owned(),
             ),
-            ToolError::Host { .. }
-            | ToolError::Io { .. }
-            | ToolError::Create { .. }
-            | ToolError::Size { .. }
-            | ToolError::NoParent(_)
-            | ToolError::Interrupted => None,
+            ToolError::Host { .. } | ToolError::Io { .. } | ToolError::Create { .. } => {
+                room_for(self).map(str::to_owned)
+            }
+            ToolError::Size { .. } | ToolError::NoParent(_) | ToolError::Interrupted => None,
         }
+    }
+}
+
+/// What to do if there was no room for what was to be written.
+fn room_for(error: &ToolError) -> Option<&'static str> {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    let code = causes.filter_map(|cause| cause.downcast_ref::<io::Error>()?.raw_os_error()).last();
+    match code {
+        Some(libc::ENOSPC | libc::EDQUOT) => {
+            Some("make room on its file system, and run the same command again")
+        }
+        Some(libc::EFBIG) => Some(
+            "its file system takes no larger files, or `ulimit -f` forbids them: raise that, or \
+             use another file system",
+        ),
+        _ => None,
     }
 }

@@ -74,12 +74,18 @@ impl DiskIo {
         Ok(())
     }
 
-    /// Makes everything durable and leaves the disk in order; nothing may be written any more. The
-    /// disk stays locked while it lives.
+    /// Makes everything durable and leaves the disk in order, as far as that can be done: nothing
+    /// may be written any more, also after an error. The disk stays locked while it lives.
     pub(super) fn settle(&mut self) -> Result<(), ToolError> {
-        self.ask(Operation::Flush, DiskRange::EMPTY, Buffers::none())?;
+        let flushed = self.ask(Operation::Flush, DiskRange::EMPTY, Buffers::none());
         let closed = self.disk.state().chain.close();
+        flushed?;
         closed.map_err(|source| DiskError::Layer { path: self.path.clone(), source }.into())
+    }
+
+    /// Leaves the disk as it is, whose file is to be removed.
+    pub(super) fn abandon(&self) {
+        self.disk.state().chain.abandon();
     }
 
     /// A request that failed on this disk.
