@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use cohort_tests::cohort::{self, Cohort};
+use cohort_tests::disks::Disks;
 
 /// Runs a script of the shell, in which `"$cohort"` is the binary, in a small file system of its own.
 fn in_small_file_system(script: &str) -> cohort::Finished {
@@ -51,5 +52,21 @@ fn a_new_file_that_finds_no_room_is_gone() {
         let name = format!("new.{format}");
         finished.expect_message(&[&name, "No space left on device", "help: ", "make room"]);
         assert_eq!(finished.stderr.matches("error: ").count(), 1, "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_told_and_leaves_nothing() {
+    let disks = Disks::new();
+    disks.raw("base.raw", &[(12 << 20, &[7; 65536])]);
+    for line in ["convert @base.raw @new.raw", "create @new.vhdx --size 64M --fixed"] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -f 8192; exec \"$0\" disk \"$@\""]).arg(cohort::binary());
+        let words =
+            line.split(' ').map(|word| word.replace('@', &format!("{}/", disks.at("").display())));
+        let finished = Cohort::from_command(command).args(words).finish();
+        finished.expect_status(125);
+        finished.expect_message(&["new.", "File too large", "help: ", "ulimit -f"]);
+        assert_eq!(disks.names(), ["base.raw"]);
     }
 }

@@ -51,6 +51,14 @@ impl StopSignals {
     }
 }
 
+/// Has writes beyond the largest size that files may have (`ulimit -f`) fail as on a full file
+/// system, where the kernel would end the process: a guest hears of an I/O error, and a tool can
+/// say what is wrong and remove what it began.
+pub fn survive_file_size_limits() {
+    // SAFETY: no handler is installed.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 impl AsFd for StopSignals {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()

@@ -62,6 +62,7 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     logging::start();
+    cohort::signals::survive_file_size_limits();
     let done = match cli.command {
         Command::Run(args) => run::main(*args),
         Command::Lab(args) => lab::main(args),
