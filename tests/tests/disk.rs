@@ -453,3 +453,40 @@ fn a_disk_is_closed_in_order_when_its_guest_ends() {
         }
     }
 }
+
+#[test]
+fn names_that_are_no_text_are_no_obstacle() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let disks = Disks::new();
+    disks.raw("base.raw", &[]);
+    let odd = |name: &str| {
+        disks.at("").join(OsStr::from_bytes(&[&b"\xff"[..], name.as_bytes()].concat()))
+    };
+    let json = |line: &str| {
+        let finished = disks.command(&format!("disk {line} --json")).arg(odd(".layer")).finish();
+        finished.expect_status(0);
+        let _: Value = serde_json::from_str(&finished.stdout).expect("JSON");
+    };
+    json("create --parent @base.raw");
+    for line in ["info", "check", "map", "relink --parent @base.raw"] {
+        json(line);
+    }
+    json("commit --delete");
+    json("convert @base.raw");
+    // What a layer is to record, it must be able to.
+    fs::create_dir(odd("folder")).expect("a folder");
+    fs::rename(disks.at("base.raw"), odd("folder/base.raw")).expect("another name");
+    for format in ["layer", "qcow2", "vhdx"] {
+        let create = |path: &std::path::Path| {
+            let create = disks.command("disk create --parent").arg(odd("folder/base.raw"));
+            create.arg(path.with_extension(format)).finish()
+        };
+        let refused = create(&disks.at("outside"));
+        refused.expect_status(2).expect_message(&["base.raw", "is not UTF-8", "help: ", "rename"]);
+        create(&odd("folder/inside")).expect_status(0);
+        let check = disks.command("disk check").arg(odd("folder/inside").with_extension(format));
+        check.finish().expect_status(0);
+    }
+}

@@ -9,7 +9,7 @@ use super::info::{DiskInfo, LayerEntry, Linkage, info};
 use super::io::options;
 use super::lasting;
 use super::one::OneLayer;
-use super::{Progress, ToolError};
+use super::{Progress, ToolError, text};
 use crate::chain::open;
 use crate::disk::Disk;
 use crate::error::DiskError;
@@ -31,6 +31,7 @@ pub struct Checked {
 #[derive(Debug, Serialize)]
 pub struct CheckedLayer {
     /// Its file.
+    #[serde(serialize_with = "text::path")]
     pub path: PathBuf,
     /// What is not as it should be in it.
     pub findings: Vec<Finding>,

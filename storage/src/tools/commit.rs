@@ -15,7 +15,7 @@ use super::name::DiskName;
 use super::new_file::{folder, remove, sync_folder};
 use super::one::OneLayer;
 use super::siblings::{children_of, number_of};
-use super::{Progress, ToolError, step};
+use super::{Progress, ToolError, step, text};
 use crate::chain::open;
 use crate::disk::Disk;
 use crate::error::DiskError;
@@ -40,14 +40,17 @@ pub struct Commit {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Committed {
     /// The child.
+    #[serde(serialize_with = "text::path")]
     pub child: PathBuf,
     /// What has its data now.
+    #[serde(serialize_with = "text::path")]
     pub parent: PathBuf,
     /// Bytes that were written to it, or zeroed.
     pub written: u64,
     /// Whether the child's file is gone.
     pub deleted: bool,
     /// Where other children of the parent were looked for: nowhere if the user insisted.
+    #[serde(serialize_with = "text::paths")]
     pub searched: Vec<PathBuf>,
 }
 

@@ -9,7 +9,7 @@ use super::io::{DiskIo, PIECE, options, parts};
 use super::map::{MapState, Places};
 use super::name::DiskName;
 use super::new_file::NewFile;
-use super::{Progress, ToolError, step};
+use super::{Progress, ToolError, step, text};
 use crate::disk::Disk;
 use crate::format::Format;
 use crate::formats::NewLayer;
@@ -41,6 +41,7 @@ pub struct Convert {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Converted {
     /// The new file.
+    #[serde(serialize_with = "text::path")]
     pub path: PathBuf,
     /// Its format.
     pub format: Format,

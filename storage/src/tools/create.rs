@@ -12,7 +12,7 @@ use super::lasting;
 use super::name::DiskName;
 use super::new_file::{NewFile, folder};
 use super::siblings::children_of;
-use super::{Progress, ToolError, step};
+use super::{Progress, ToolError, step, text};
 use crate::chain::{ChainError, open};
 use crate::disk::{Disk, DiskOptions};
 use crate::engine::sys;
@@ -52,6 +52,7 @@ pub struct Create {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Created {
     /// Its name.
+    #[serde(serialize_with = "text::path")]
     pub path: PathBuf,
     /// Its format.
     pub format: Format,
@@ -173,11 +174,12 @@ pub(super) fn link(child: &Path, parent: &DiskName, disk: &Disk) -> Result<Paren
     let places = ParentLink::places(child, &parent.path);
     let (relative, absolute) =
         places.map_err(ToolError::host(&parent.path, "find the place of"))?;
-    Ok(ParentLink {
-        relative: Some(relative),
-        absolute: Some(absolute),
-        ..ParentLink::new(parent.format(), Some(identity))
-    })
+    let text = |path: PathBuf| Some(path).filter(|path| path.to_str().is_some());
+    let (relative, absolute) = (text(relative), text(absolute));
+    if relative.is_none() && absolute.is_none() {
+        return Err(ToolError::ParentName(parent.path.clone()));
+    }
+    Ok(ParentLink { relative, absolute, ..ParentLink::new(parent.format(), Some(identity)) })
 }
 
 /// Takes the write permissions of a parent's file away, unless that would make its other children

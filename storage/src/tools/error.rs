@@ -85,6 +85,9 @@ pub enum ToolError {
     /// The layer has no parent.
     #[error("{} is no child: it records no parent", .0.display())]
     NoParent(PathBuf),
+    /// Layers record the places of parents in UTF-8.
+    #[error("no layer can record where {} is: its name is not UTF-8", .0.display())]
+    ParentName(PathBuf),
     /// Changing a layer would damage its children.
     #[error("{} has other children: {} (of those in {})",
         parent.display(), list(&known.found), list(&known.searched))]
@@ -166,6 +169,7 @@ impl ToolError {
                 | ToolError::SmallerThanParent { .. }
                 | ToolError::LargerThanParent { .. }
                 | ToolError::NoParent(_)
+                | ToolError::ParentName(_)
                 | ToolError::Children { .. }
                 | ToolError::KnownByTimes { .. }
                 | ToolError::Unverified { .. }
@@ -188,6 +192,7 @@ impl ToolError {
                 "write the whole disk to a new file: cohort disk convert {} NEW",
                 child.display()
             )),
+            ToolError::ParentName(_) => Some("rename it, or the folder that it is in".to_owned()),
             ToolError::Children { known, .. } => Some(format!(
                 "their contents rest on it: merge {} first, or --force, after which they do not \
                  open any more",

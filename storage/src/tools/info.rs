@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::ToolError;
 use super::create::{WRITE_PERMISSIONS, only_cohort};
 use super::one::OneLayer;
+use super::{ToolError, text};
 use crate::chain::{ChainError, open};
 use crate::error::DiskError;
 use crate::format::Format;
@@ -26,6 +26,7 @@ pub struct DiskInfo {
 #[derive(Debug, Serialize)]
 pub struct LayerEntry {
     /// Its file, as it was found.
+    #[serde(serialize_with = "text::path")]
     pub path: PathBuf,
     /// How it keeps its bytes.
     pub format: Format,

@@ -25,6 +25,7 @@ mod relink;
 mod siblings;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use check::{Checked, CheckedLayer, check};
 pub use commit::{Commit, Committed, commit};

@@ -40,8 +40,9 @@ pub(super) fn main(args: Args) -> Done {
     let order = Relink { child, format, parent: named(parent, parent_format), force };
     let how = tools::relink(&order, &watch).map_err(|error| failed(error, Some(&watch)))?;
     drop(watch);
+    let (child, parent) = (order.child.to_string_lossy(), order.parent.path.to_string_lossy());
     if json {
-        print_json(&json!({ "child": order.child, "parent": order.parent.path, "verified": how }))?;
+        print_json(&json!({ "child": child, "parent": parent, "verified": how }))?;
     } else {
         let why = match how {
             Relinked::ByIdentity => "its identity is the recorded one",
@@ -49,7 +50,6 @@ pub(super) fn main(args: Args) -> Done {
             Relinked::ByContents => "it reads as the recorded one, which is still there",
             Relinked::ByForce => "not verified, as --force says",
         };
-        let (child, parent) = (order.child.display(), order.parent.path.display());
         print_shown(&format!("{child}: its parent is {parent} ({why})\n"))?;
     }
     Ok(0)
