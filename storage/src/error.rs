@@ -7,6 +7,7 @@ use crate::chain::ChainError;
 use crate::formats::FormatError;
 use crate::layer::LayerError;
 use crate::lock::Holder;
+use crate::quoted::Quoted;
 use crate::units::DiskRange;
 
 /// Why a disk cannot be opened or used. [`DiskError::help`] says what to do about it.
@@ -70,7 +71,7 @@ pub enum DiskError {
         path: PathBuf,
     },
     /// Someone else uses the disk in a way that excludes this use.
-    #[error("disk {} is locked by {}: it {conflict}", path.display(), describe(holder.as_ref()))]
+    #[error("disk {} is locked by {}: it {conflict}", path.display(), Holder::describe(holder.as_ref()))]
     Locked {
         /// The file.
         path: PathBuf,
@@ -132,10 +133,6 @@ fn describe_map(error: &LayerError) -> &'static str {
     }
 }
 
-fn describe(holder: Option<&Holder>) -> String {
-    holder.map_or_else(|| "another process".to_owned(), Holder::to_string)
-}
-
 impl DiskError {
     /// A system call that failed.
     pub(crate) fn host(path: &Path, action: &'static str, source: io::Error) -> DiskError {
@@ -160,8 +157,8 @@ impl DiskError {
     pub fn help(&self) -> Option<String> {
         match self {
             DiskError::Missing { path } => Some(format!(
-                "check the path, or create the disk: truncate -s 1G {}",
-                path.display()
+                "check the path, or make the disk: cohort disk create {} --size 1G",
+                Quoted(path)
             )),
             DiskError::NotADisk { kind: "directory", .. } => {
                 Some("name an image file in it, or a block device".to_owned())
@@ -176,7 +173,7 @@ impl DiskError {
                          read-only (ro)"
                     }
                 };
-                Some(format!("see `ls -l {}` and `id`; change one of them{more}", path.display()))
+                Some(format!("see `ls -l {}` and `id`; change one of them{more}", Quoted(path)))
             }
             DiskError::ReadOnlyFileSystem { .. } => {
                 Some("give the disk to the guest read-only (ro), or copy it".to_owned())
@@ -186,27 +183,22 @@ impl DiskError {
                 format!(
                     "without direct=on the disk needs only a multiple of 512 bytes; or extend it: \
                      truncate -s %{unit} {}",
-                    path.display()
+                    Quoted(path)
                 )
             } else {
                 format!(
                     "is this a raw disk image? if so, extend it by {} bytes: truncate -s %{unit} {}",
                     unit - size % unit,
-                    path.display()
+                    Quoted(path)
                 )
             }),
             DiskError::Empty { path } => {
-                Some(format!("give it a size: truncate -s 1G {}", path.display()))
+                Some(format!("give it a size: truncate -s 1G {}", Quoted(path)))
             }
-            DiskError::Locked { holder, .. } => {
-                let who = holder
-                    .as_ref()
-                    .map_or_else(|| "the other user".to_owned(), |h| format!("process {}", h.pid));
-                Some(format!(
-                    "wait for {who} to end or stop it; a disk can be shared when everyone opens it \
-                     read-only (ro)"
-                ))
-            }
+            DiskError::Locked { holder, .. } => Some(format!(
+                "{}; a disk can be shared when everyone opens it read-only (ro)",
+                Holder::help(holder.as_ref(), "the other user")
+            )),
             DiskError::NoDirect { .. } => {
                 Some("leave out direct=on, or move the disk to another file system".to_owned())
             }
@@ -222,7 +214,7 @@ impl DiskError {
             ),
             DiskError::Format { path, source: FormatError::NotThis { .. } } => Some(format!(
                 "say what it is: --format NAME, or in --disk format=NAME, as in --disk {},format=raw",
-                path.display()
+                Quoted(path)
             )),
             DiskError::Chain(error) => Some(error.help()),
             DiskError::Format { .. } | DiskError::Layer { .. } => None,

@@ -54,6 +54,7 @@ mod link;
 mod lock;
 mod numbered;
 mod queue;
+mod quoted;
 mod request;
 #[cfg(test)]
 mod testkit;

@@ -196,11 +196,35 @@ pub struct Holder {
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "process {} ({})", self.pid, self.command)
+        match self.is_this_process() {
+            true => write!(f, "another disk of this process, process {}", self.pid),
+            false => write!(f, "process {} ({})", self.pid, self.command),
+        }
     }
 }
 
 impl Holder {
+    /// Whether the file is part of two disks that do not bear each other.
+    fn is_this_process(&self) -> bool {
+        self.pid == std::process::id()
+    }
+
+    /// Who it is, as far as that is known.
+    pub(crate) fn describe(holder: Option<&Holder>) -> String {
+        holder.map_or_else(|| "another process".to_owned(), Holder::to_string)
+    }
+
+    /// What to do about it; `unknown` is what to call one who is not known.
+    pub(crate) fn help(holder: Option<&Holder>, unknown: &str) -> String {
+        match holder {
+            Some(holder) if holder.is_this_process() => {
+                "give each disk layers of its own: the file is part of two of them".to_owned()
+            }
+            Some(holder) => format!("wait for process {} to end or stop it", holder.pid),
+            None => format!("wait for {unknown} to end or stop it"),
+        }
+    }
+
     /// Finds a process that has the file open and locked, as far as `/proc` lets this one see.
     /// (`F_OFD_GETLK` and `/proc/locks` name no process for locks that belong to open files.)
     pub(crate) fn find(path: &Path) -> Option<Holder> {

@@ -6,6 +6,7 @@ use super::record;
 use crate::identity::Identity;
 use crate::link::Overridden;
 use crate::lock::Holder;
+use crate::quoted::Quoted;
 
 /// A chain that does not hang together. [`ChainError::help`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +27,8 @@ pub enum ChainError {
         recorded: Box<Identity>,
         /// The identity that the parent has.
         found: Box<Identity>,
+        /// Whether the child records what its parent read as, which a copy of it does as well.
+        digest: bool,
     },
     /// The child does not say what its parent was.
     #[error(
@@ -84,7 +87,7 @@ pub enum ChainError {
     #[error(
         "the parent {} of {} is locked by {}: it {conflict}",
         parent.display(), child.display(),
-        holder.as_ref().map_or_else(|| "another process".to_owned(), Holder::to_string)
+        Holder::describe(holder.as_ref())
     )]
     ParentInUse {
         /// The parent.
@@ -107,7 +110,7 @@ impl ChainError {
     /// What a layer records when it is opened in spite of this; `None` where it cannot be.
     pub(crate) fn overridden(&self) -> Option<Overridden> {
         let (child, parent, recorded, found) = match self {
-            ChainError::Mismatch { child, parent, recorded, found } => {
+            ChainError::Mismatch { child, parent, recorded, found, .. } => {
                 (child, parent, Some(recorded), found)
             }
             ChainError::Unlinked { child, parent, found } => (child, parent, None, found),
@@ -136,59 +139,53 @@ impl ChainError {
     /// What to do about it.
     pub fn help(&self) -> String {
         match self {
-            ChainError::Mismatch { child, parent, recorded, .. } => {
-                let child = child.display();
-                let digest = match **recorded {
-                    Identity::File(_) => format!(
-                        "if only the file was moved or copied, `cohort disk check --digest {child}` \
-                         can tell; "
+            ChainError::Mismatch { child, parent, digest, .. } => {
+                let (child, parent) = (Quoted(child), Quoted(parent));
+                let digest = match digest {
+                    true => format!(
+                        "if it reads as it did, as after a copy, `cohort disk check --digest {child}` \
+                         finds that out and records it; "
                     ),
-                    Identity::Id(_) => String::new(),
+                    false => String::new(),
                 };
                 format!(
                     "{digest}bring back the parent as it was (a backup of {parent}), or, if its \
                      contents are right for this child, `cohort disk relink {child} --parent \
-                     {parent} --force`; --allow-mismatch (allow-mismatch in --disk) opens the chain as it \
-                     is, and the guest may see its file systems corrupted",
-                    parent = parent.display()
+                     {parent} --force`; --allow-mismatch (allow-mismatch in --disk) opens the chain \
+                     as it is, and the guest may see its file systems corrupted"
                 )
             }
-            ChainError::Unlinked { child, parent, .. } => format!(
-                "if {parent} is the right parent, `cohort disk relink {child} --parent {parent} \
-                 --force` records its identity; --allow-mismatch opens the chain without",
-                child = child.display(),
-                parent = parent.display()
-            ),
+            ChainError::Unlinked { child, parent, .. } => {
+                let (child, parent) = (Quoted(child), Quoted(parent));
+                format!(
+                    "if {parent} is the right parent, `cohort disk relink {child} --parent {parent} \
+                     --force` records its identity; --allow-mismatch opens the chain without"
+                )
+            }
             ChainError::ParentMissing { child, .. } => format!(
                 "bring the parent back, or say where it is now: `cohort disk relink {} --parent \
                  PATH`",
-                child.display()
+                Quoted(child)
             ),
             ChainError::Cycle { child, .. } => format!(
                 "name the parent that it had when it was made: `cohort disk relink {} --parent \
                  PATH --force`",
-                child.display()
+                Quoted(child)
             ),
             ChainError::NoSuchParent { .. } => "check the path of the parent".to_owned(),
             ChainError::WouldCycle { parent, .. } => format!(
                 "name a parent that does not rest on it: `cohort disk info --chain {}` shows what \
                  that rests on",
-                parent.display()
+                Quoted(parent)
             ),
             ChainError::TooDeep { .. } => "put a copy in place of a layer further down and all \
                  below that: `cohort disk convert LAYER COPY`, and `cohort disk relink CHILD \
                  --parent COPY` for the layer above it"
                 .to_owned(),
-            ChainError::ParentInUse { holder, .. } => {
-                let who = holder.as_ref().map_or_else(
-                    || "its user".to_owned(),
-                    |holder| format!("process {}", holder.pid),
-                );
-                format!(
-                    "wait for {who} to end or stop it: whoever writes to a parent damages all of \
-                     its children"
-                )
-            }
+            ChainError::ParentInUse { holder, .. } => format!(
+                "{}: whoever writes to a parent damages all of its children",
+                Holder::help(holder.as_ref(), "its user")
+            ),
         }
     }
 }

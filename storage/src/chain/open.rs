@@ -105,7 +105,8 @@ pub(crate) fn verify(
     match link.identity.clone() {
         Some(recorded) if recorded == *found => Ok(()),
         Some(recorded) => {
-            Err(ChainError::Mismatch { child, parent, recorded: Box::new(recorded), found })
+            let (recorded, digest) = (Box::new(recorded), link.digest.is_some());
+            Err(ChainError::Mismatch { child, parent, recorded, found, digest })
         }
         None => Err(ChainError::Unlinked { child, parent, found }),
     }

@@ -100,10 +100,11 @@ pub fn temporary_child(parent: &DiskName, options: &DiskOptions) -> Result<Disk,
     let folder = std::env::temp_dir();
     // What messages call it. Paths in it start at its folder.
     let path = folder.join("(a new layer)");
+    let file = sys::nameless_file(&folder);
+    let file = file.map_err(ToolError::host(&folder, "keep a new layer in TMPDIR, which is"))?;
     let base = open_parent(parent, &path)?;
     let new = describe(&path, Some(&base), None, None, false)?;
     let link = link(&path, &base.0, &base.1)?;
-    let file = sys::nameless_file(&folder).map_err(ToolError::host(&path, "create"))?;
     let kept = file.try_clone().map_err(ToolError::host(&path, "create"))?;
     let new = NewLayer { parent: Some(link), ..new };
     formats::create(Format::Layer, &Arc::new(ImageFile::new(file, &path, true)), &new).map_err(

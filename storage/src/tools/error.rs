@@ -10,6 +10,7 @@ use crate::error::{DiskError, IoError};
 use crate::format::Format;
 use crate::formats::FormatError;
 use crate::identity::{Digest, Identity};
+use crate::quoted::Quoted;
 
 /// A tool that failed. [`ToolError::help`] says what to do about it.
 #[derive(Debug, thiserror::Error)]
@@ -181,7 +182,7 @@ impl ToolError {
     pub fn help(&self) -> Option<String> {
         match self {
             ToolError::Disk(error) => error.help(),
-            ToolError::Exists(_) => Some("name another file, or remove this one first".to_owned()),
+            ToolError::Exists(path) => Some(in_place_of(path).to_owned()),
             ToolError::NoSize(_) => {
                 Some("add --size, as in --size 10G, or --parent PATH".to_owned())
             }
@@ -190,7 +191,7 @@ impl ToolError {
             }
             ToolError::LargerThanParent { child, .. } => Some(format!(
                 "write the whole disk to a new file: cohort disk convert {} NEW",
-                child.display()
+                Quoted(child)
             )),
             ToolError::ParentName(_) => Some("rename it, or the folder that it is in".to_owned()),
             ToolError::Children { known, .. } => Some(format!(
@@ -209,6 +210,20 @@ impl ToolError {
             }
             ToolError::Size { .. } | ToolError::NoParent(_) | ToolError::Interrupted => None,
         }
+    }
+}
+
+/// What to do about a name that is taken: advice that costs nothing but a file.
+fn in_place_of(path: &Path) -> &'static str {
+    match path.symlink_metadata().map(|facts| facts.file_type()) {
+        Ok(kind) if kind.is_dir() => "name a new file, in this folder for example",
+        Ok(kind) if kind.is_file() || kind.is_symlink() => {
+            "name another file, or remove this one first"
+        }
+        Ok(_) => {
+            "name a new file: nothing is copied onto devices, but `dd` can do that with a raw one"
+        }
+        Err(_) => "name another file",
     }
 }
 
