@@ -1,8 +1,10 @@
 //! A signal stops long work on disks at once; files are as they were, or whole.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
+use cohort_tests::cohort::Cohort;
 use cohort_tests::disks::Disks;
 use cohort_tests::processes::Signal;
 use cohort_tests::{Running, cohort};
@@ -19,15 +21,35 @@ fn wait(running: &Running, sign: impl Fn() -> bool) {
     }
 }
 
-/// Whether the process has made the signals its own that stop it.
+/// Whether the process has made the signals its own that stop it: SIGINT, SIGTERM and, except under
+/// `nohup`, SIGHUP.
 fn watches(running: &Running) -> bool {
     let status = format!("/proc/{}/status", running.pid());
-    fs::read_to_string(status).is_ok_and(|text| text.contains("SigBlk:\t0000000000004003"))
+    let blocked = |last| format!("SigBlk:\t000000000000{last}");
+    fs::read_to_string(status)
+        .is_ok_and(|text| text.contains(&blocked("4003")) || text.contains(&blocked("4002")))
 }
 
 /// A disk that takes far longer to read than anyone waits.
 fn huge(disks: &Disks, name: &str) {
     fs::File::create(disks.at(name)).expect("a file").set_len(1 << 43).expect("a hole");
+}
+
+#[test]
+fn work_under_nohup_outlives_its_terminal() {
+    let disks = Disks::new();
+    for name in ["huge.raw", "other.raw"] {
+        huge(&disks, name);
+    }
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" disk compare \"$@\""]).arg(cohort::binary());
+    command.args([disks.at("huge.raw"), disks.at("other.raw")]);
+    let running = Cohort::from_command(command).start();
+    wait(&running, || watches(&running));
+    running.signal(Signal::HUP);
+    // The lowest of the signals that wait would be taken first.
+    running.signal(Signal::TERM);
+    running.finish().expect_status(143);
 }
 
 #[test]

@@ -26,7 +26,10 @@ impl StopSignals {
         unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             for signal in STOP_SIGNALS {
-                libc::sigaddset(set.as_mut_ptr(), signal);
+                // `nohup` means that work is to outlive its terminal.
+                if signal != libc::SIGHUP || !is_ignored(signal) {
+                    libc::sigaddset(set.as_mut_ptr(), signal);
+                }
             }
             if libc::sigprocmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) != 0 {
                 return Err(io::Error::last_os_error());
@@ -48,6 +51,16 @@ impl StopSignals {
             Ok(LEN) => info.first_chunk().and_then(|n| u8::try_from(u32::from_ne_bytes(*n)).ok()),
             _ => None,
         }
+    }
+}
+
+/// Whether the process was started with a signal that does nothing.
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: nothing is installed; the kernel fills the action in if it says so.
+    unsafe {
+        libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
     }
 }
 
