@@ -81,15 +81,14 @@ pub fn create(order: &Create, progress: &dyn Progress) -> Result<Created, ToolEr
     let trial = NewLayer { parent: Some(link), ..new.clone() };
     drop(NewFile::create(&order.path, format, &trial)?);
     let digest = if order.digest { Some(digest(&disk, progress)?) } else { None };
+    step(progress, new.size, new.size)?;
     if order.protect {
         protect(&order.path, &parent, &disk)?;
     }
     // Taken last, since a change of permissions is one of the parent's inode.
     let link = ParentLink { digest, ..self::link(&order.path, &parent, &disk)? };
     let new = NewLayer { parent: Some(link), ..new };
-    let file = NewFile::create(&order.path, format, &new)?;
-    step(progress, new.size, new.size)?;
-    file.publish()?;
+    NewFile::create(&order.path, format, &new)?.publish()?;
     Ok(created(order, format, &new))
 }
 
@@ -187,8 +186,11 @@ pub(super) fn link(child: &Path, parent: &DiskName, disk: &Disk) -> Result<Paren
 /// take it for another one.
 fn protect(child: &Path, parent: &DiskName, disk: &Disk) -> Result<(), ToolError> {
     let (path, action) = (&parent.path, "take the write permission of");
-    let facts = fs::metadata(path).map_err(ToolError::host(path, action))?;
-    let mode = facts.permissions().mode();
+    // Not by its name, which may be another file's by now.
+    let Some(file) = disk.state().files.first().map(|file| file.image().file()) else {
+        return Ok(());
+    };
+    let mode = file.metadata().map_err(ToolError::host(path, action))?.permissions().mode();
     if mode & WRITE_PERMISSIONS == 0 {
         return Ok(());
     }
@@ -199,7 +201,7 @@ fn protect(child: &Path, parent: &DiskName, disk: &Disk) -> Result<(), ToolError
         }
     }
     let permissions = fs::Permissions::from_mode(mode & !WRITE_PERMISSIONS);
-    fs::set_permissions(path, permissions).map_err(ToolError::host(path, action))
+    file.set_permissions(permissions).map_err(ToolError::host(path, action))
 }
 
 /// Whether other programs that know the child's format would not follow it to such a parent.

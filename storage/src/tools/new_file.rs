@@ -1,8 +1,9 @@
 //! A file that gets its name when it is complete.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -46,7 +47,7 @@ impl NewFile {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let mut name = OsString::from(".");
-        name.push(target.file_name().unwrap_or_default());
+        name.push(beginning(target.file_name().unwrap_or_default()));
         name.push(format!(".{}-{count}.tmp", std::process::id()));
         let hidden = folder(target).join(name);
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(&hidden);
@@ -92,6 +93,12 @@ impl Drop for NewFile {
             let _ = remove(&self.hidden);
         }
     }
+}
+
+/// As much of a name as leaves room for the rest of a hidden one: names have 255 bytes at most.
+fn beginning(name: &OsStr) -> &OsStr {
+    const BYTES: usize = 200;
+    OsStr::from_bytes(name.as_bytes().get(..BYTES).unwrap_or(name.as_bytes()))
 }
 
 /// Removes a file.

@@ -217,6 +217,29 @@ fn who_is_stopped_leaves_nothing() {
 }
 
 #[test]
+fn who_is_stopped_leaves_the_parent_its_permissions() {
+    let folder = folder();
+    let base = raw(folder.path(), "base.raw", MIB, &[(0, b"base")]);
+    let mode = fs::metadata(&base).unwrap().mode();
+    for digest in [false, true] {
+        let parent = Some(named(&base));
+        let order = Create { parent, protect: true, digest, ..new(&base.with_extension("layer")) };
+        let error = create(&order, &Impatient(Cell::new(1))).unwrap_err();
+        assert!(matches!(error, ToolError::Interrupted), "{error:?}");
+        assert_eq!(fs::metadata(&base).unwrap().mode(), mode);
+        assert_eq!(names(folder.path()), ["base.raw"]);
+    }
+}
+
+#[test]
+fn a_name_may_be_as_long_as_names_can_be() {
+    let folder = folder();
+    let name = format!("{}.layer", "n".repeat(255 - ".layer".len()));
+    create(&Create { size: Some(MIB), ..new(&folder.path().join(&name)) }, &Unwatched).unwrap();
+    assert_eq!(names(folder.path()), [name]);
+}
+
+#[test]
 fn a_map_makes_up_the_disk_and_a_digest_is_of_all_it_reads_as() {
     let folder = folder();
     let path = raw(folder.path(), "a.raw", 130 * MIB, &[(MIB, &[7; 8192]), (129 * MIB, b"end")]);
