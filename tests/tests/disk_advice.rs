@@ -96,3 +96,14 @@ fn a_folder_for_temporary_files_that_is_missing_is_named() {
     finished.expect_status(125).expect_message(&["TMPDIR", &gone.display().to_string()]);
     assert!(!finished.stderr.contains("base.raw"), "{}", finished.stderr);
 }
+
+#[test]
+fn a_layer_whose_name_says_raw_is_told() {
+    let disks = Disks::new();
+    disks.raw("base.raw", &[]);
+    let finished = disks.done("snapshot @base.raw @work.img");
+    finished.expect_message(&["warning: ", "work.img", "format=layer"]);
+    for line in ["snapshot @base.raw @a.qcow2", "snapshot @base.raw @b.img --format layer"] {
+        assert_eq!(disks.done(line).stderr, "", "{line}");
+    }
+}

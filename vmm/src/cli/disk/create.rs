@@ -7,7 +7,7 @@ use storage::Format;
 use storage::tools::{self, Create, Created};
 
 use super::{
-    Done, FORMATS, Failure, Watch, failed, format, named, print_json, print_shown, size,
+    Done, FORMATS, Failure, Watch, failed, format, named, print_json, print_shown, size, tell,
     warn_only_cohort,
 };
 
@@ -85,14 +85,19 @@ pub(super) fn main(args: Args) -> Done {
 pub(super) fn snapshot(args: SnapshotArgs) -> Done {
     let SnapshotArgs { path, new, parent_format, format, care } = args;
     let Care { protect, digest, json } = care;
-    let by_name = match Format::of_name(&new) {
-        Format::Raw => Format::Layer,
-        format => format,
-    };
-    let format = Some(format.unwrap_or(by_name));
+    let untold = format.is_none() && Format::of_name(&new) == Format::Raw;
+    let format = if untold { Some(Format::Layer) } else { format };
     let parent = Some(named(path, parent_format));
     let order = Create { path: new, format, size: None, parent, fixed: false, protect, digest };
-    make(&order, json)
+    let done = make(&order, json)?;
+    if untold {
+        tell(&format!(
+            "warning: the name of {} says raw, but it is a layer: give it one that ends in .layer, or \
+             say format=layer (--format layer) whenever it is used\n",
+            order.path.display()
+        ));
+    }
+    Ok(done)
 }
 
 fn make(order: &Create, json: bool) -> Done {
