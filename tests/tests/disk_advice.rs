@@ -107,3 +107,24 @@ fn a_layer_whose_name_says_raw_is_told() {
         assert_eq!(disks.done(line).stderr, "", "{line}");
     }
 }
+
+#[test]
+fn no_name_looks_like_a_message() {
+    let disks = Disks::new();
+    let (name, child) = (disks.at("base\n  help:  reboot\nerror: raw"), disks.at("child.layer"));
+    disks.raw("base.raw", &[]);
+    fs::rename(disks.at("base.raw"), &name).expect("another name");
+    let create = disks.command("disk create --parent").arg(&name).arg(&child).finish();
+    create.expect_status(0);
+    let told = |text: &str| {
+        assert!(text.contains("help:  reboot"), "{text}");
+        assert!(!text.contains("\n  help:  reboot") && !text.contains("\nerror: raw"), "{text}");
+    };
+    told(&create.stdout);
+    for line in ["info --chain", "check", "map"] {
+        told(&disks.done(&format!("{line} @child.layer")).stdout);
+    }
+    fs::remove_file(&name).expect("a file");
+    told(&disks.disk("check @child.layer").stdout);
+    told(&disks.disk("map @child.layer").stderr);
+}

@@ -100,6 +100,16 @@ fn print_shown(text: &str) -> Result<(), Failure> {
     print(&shown(text))
 }
 
+/// Text that is to stay within one line, such as a name.
+fn in_line(text: impl std::fmt::Display) -> String {
+    shown(&text.to_string()).replace('\n', "\u{fffd}")
+}
+
+/// A file's name in one line.
+fn name(path: &Path) -> String {
+    in_line(path.display())
+}
+
 fn named(path: PathBuf, format: Option<Format>) -> DiskName {
     DiskName { path, format, allow_mismatch: false }
 }
@@ -126,7 +136,7 @@ fn warn_only_cohort(path: &Path, only_cohort_follows: bool) {
         tell(&format!(
             "warning: only cohort follows {} to its parent: other programs that know its format \
              would not find one\n",
-            path.display()
+            name(path)
         ));
     }
 }

@@ -51,12 +51,14 @@ impl Failure {
 
     /// Writes the failure to stderr.
     pub(super) fn print(&self) {
-        let mut text = format!("error: {}\n", self.error);
+        // Further lines, as names can hold, stand back from the words at the beginning of ours.
+        let indented = |text: &dyn std::fmt::Display| text.to_string().replace('\n', "\n         ");
+        let mut text = format!("error: {}\n", indented(&self.error));
         for cause in self.error.chain().skip(1) {
-            let _ = writeln!(text, "  cause: {cause}");
+            let _ = writeln!(text, "  cause: {}", indented(&cause));
         }
         if let Some(help) = &self.help {
-            let _ = writeln!(text, "  help:  {help}");
+            let _ = writeln!(text, "  help:  {}", indented(help));
         }
         tell(&text);
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use storage::Format;
 use storage::tools::{self, Checked, Linkage};
 
-use super::{Done, FORMATS, Watch, failed_with, format, print_json, print_shown};
+use super::{Done, FORMATS, Watch, failed_with, format, in_line, name, print_json, print_shown};
 
 /// Looks for damage in every layer of a disk, and whether the layers fit together
 #[derive(Debug, clap::Args)]
@@ -53,7 +53,7 @@ pub(super) fn main(args: &Args) -> Done {
 fn show(checked: &Checked) -> String {
     let mut text = String::new();
     for layer in &checked.layers {
-        let path = layer.path.display();
+        let path = name(&layer.path);
         for finding in &layer.findings {
             let weight = match (finding.repaired, finding.harmless) {
                 (true, _) => "mended",
@@ -69,9 +69,9 @@ fn show(checked: &Checked) -> String {
             );
         }
         if let Linkage::Broken { message, help, .. } = &layer.linkage {
-            let _ = writeln!(text, "{path}: {message}");
+            let _ = writeln!(text, "{path}: {}", in_line(message));
             if let Some(help) = help {
-                let _ = writeln!(text, "  help: {help}");
+                let _ = writeln!(text, "  help: {}", in_line(help));
             }
         } else if layer.findings.is_empty() && !layer.renewed {
             let _ = writeln!(text, "{path}: nothing wrong");

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use storage::Format;
 use storage::tools::{self, Commit};
 
-use super::{Done, FORMATS, Watch, failed, format, named, print_json, print_shown};
+use super::{Done, FORMATS, Watch, failed, format, name, named, print_json, print_shown};
 
 /// Merges a layer into its parent, which then reads as the layer does
 ///
@@ -42,10 +42,10 @@ pub(super) fn main(args: Args) -> Done {
     if json {
         print_json(&done)?;
     } else {
-        let (child, parent) = (done.child.display(), done.parent.display());
+        let (child, parent) = (name(&done.child), name(&done.parent));
         let file = if done.deleted { "was removed" } else { "stays, linked to it as it is now" };
         let written = done.written;
-        let searched: Vec<_> = done.searched.iter().map(|it| it.display().to_string()).collect();
+        let searched: Vec<_> = done.searched.iter().map(|it| name(it)).collect();
         let others = match &searched[..] {
             [] => "other children were not looked for, as --force says".to_owned(),
             searched => format!("no other child of it is in {}", searched.join(", ")),

@@ -7,7 +7,7 @@ use storage::Format;
 use storage::tools::{self, Compared, Convert, DiskName};
 
 use super::{
-    Done, FORMATS, Watch, failed, failed_with, format, named, print_json, print_shown, tell,
+    Done, FORMATS, Watch, failed, failed_with, format, name, named, print_json, print_shown, tell,
     warn_only_cohort,
 };
 
@@ -54,7 +54,7 @@ pub(super) fn convert(args: ConvertArgs) -> Done {
     if json {
         print_json(&copied)?;
     } else {
-        let (size, path) = (show_size(copied.size), copied.path.display());
+        let (size, path) = (show_size(copied.size), name(&copied.path));
         let written = copied.written;
         print_shown(&format!("{path}: {}, {size}, {written} bytes of data\n", copied.format))?;
     }

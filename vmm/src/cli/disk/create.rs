@@ -7,8 +7,8 @@ use storage::Format;
 use storage::tools::{self, Create, Created};
 
 use super::{
-    Done, FORMATS, Failure, Watch, failed, format, named, print_json, print_shown, size, tell,
-    warn_only_cohort,
+    Done, FORMATS, Failure, Watch, failed, format, name, named, print_json, print_shown, size,
+    tell, warn_only_cohort,
 };
 
 /// Makes a disk, empty or on top of a parent; never overwrites a file
@@ -94,7 +94,7 @@ pub(super) fn snapshot(args: SnapshotArgs) -> Done {
         tell(&format!(
             "warning: the name of {} says raw, but it is a layer: give it one that ends in .layer, or \
              say format=layer (--format layer) whenever it is used\n",
-            order.path.display()
+            name(&order.path)
         ));
     }
     Ok(done)
@@ -118,6 +118,6 @@ fn sentence(order: &Create, created: &Created) -> String {
     let parent = order
         .parent
         .as_ref()
-        .map_or_else(String::new, |parent| format!(", a child of {}", parent.path.display()));
-    format!("{}: {format}, {}{parent}\n", path.display(), show_size(*size))
+        .map_or_else(String::new, |parent| format!(", a child of {}", name(&parent.path)));
+    format!("{}: {format}, {}{parent}\n", name(path), show_size(*size))
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use storage::tools::{self, LayerEntry, Linkage};
 use storage::{Format, Identity, Overridden, ParentLink};
 
-use super::{Done, FORMATS, both_sizes, failed, format, print_json, print_shown};
+use super::{Done, FORMATS, both_sizes, failed, format, in_line, name, print_json, print_shown};
 
 /// Shows what a disk is and whether it fits its parent, also while a guest uses it
 #[derive(Debug, clap::Args)]
@@ -39,9 +39,9 @@ pub(super) fn main(args: &Args) -> Done {
 }
 
 fn show(layer: &LayerEntry) -> String {
-    let mut text = format!("{}\n", layer.path.display());
+    let mut text = format!("{}\n", name(&layer.path));
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "  {name:<14}{value}");
+        let _ = writeln!(text, "  {name:<14}{}", in_line(value));
     };
     line("format", layer.format.name());
     line("size", &both_sizes(layer.size));

@@ -7,7 +7,7 @@ use serde_json::json;
 use storage::tools::{self, MapEntry, MapState};
 use storage::{Disk, DiskOptions, Format};
 
-use super::{Done, FORMATS, Watch, failed, format, print_json, print_shown};
+use super::{Done, FORMATS, Watch, failed, format, in_line, print_json, print_shown};
 
 /// Shows where the bytes of a disk are: in which layer, at which offset of its file
 #[derive(Debug, clap::Args)]
@@ -68,7 +68,7 @@ pub(super) fn main(args: &Args) -> Done {
             MapState::Zero => "zero",
         };
         let offset = entry.offset.map_or_else(|| "-".to_owned(), |offset| format!("{offset:#x}"));
-        let file = file(entry).unwrap_or_else(|| "-".to_owned());
+        let file = file(entry).map_or_else(|| "-".to_owned(), in_line);
         let (start, length) = (format!("{:#x}", entry.start), format!("{:#x}", entry.length));
         let _ = writeln!(text, "{start:>18}{length:>18}  {state:<11}{offset:>18}  {file}");
     }

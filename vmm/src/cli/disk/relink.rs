@@ -6,7 +6,7 @@ use serde_json::json;
 use storage::Format;
 use storage::tools::{self, Relink, Relinked};
 
-use super::{Done, FORMATS, Watch, failed, format, named, print_json, print_shown};
+use super::{Done, FORMATS, Watch, failed, format, in_line, named, print_json, print_shown};
 
 /// Records where a layer's parent is now, if it is still the same one
 ///
@@ -50,6 +50,7 @@ pub(super) fn main(args: Args) -> Done {
             Relinked::ByContents => "it reads as the recorded one, which is still there",
             Relinked::ByForce => "not verified, as --force says",
         };
+        let (child, parent) = (in_line(child), in_line(parent));
         print_shown(&format!("{child}: its parent is {parent} ({why})\n"))?;
     }
     Ok(0)
