@@ -214,7 +214,7 @@ fn memory_in_huge_pages_is_refused() {
     let Some(huge) = testkit::Tmpfs::new("huge=always,size=32m") else { return };
     let path = huge.path().join("top.layer");
     let parent = Some(ParentLink::new(Format::Raw, None));
-    let child = NewLayer { size: 8 << 20, sector: 512, parent, fixed: false };
+    let child = NewLayer { size: 8 << 20, sector: 512, parent, fixed: false, traits: None };
     let image = new_image(&path);
     let error = formats::create(Format::Layer, &image, &child).unwrap_err();
     assert!(error.to_string().contains("huge=never"), "{error}");
