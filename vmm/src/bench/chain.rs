@@ -1,10 +1,12 @@
 //! `cohort bench chain`: what it costs that a disk is a chain of layers.
 //!
-//! Reading: the same disk, cut into 1, 16, 64 and 256 layers, each holding its share of it; beside
-//! QEMU with qcow2 layers. Writing: 4 KiB at random places of a fresh layer on a full parent, beside
+//! Reading: the same disk, cut into 1, 16, 64 and 256 layers, each holding its share of it in runs of
+//! 1 MiB; beside QEMU with qcow2 layers. With runs of 64 KiB, the host's page cache itself takes longer
+//! for 256 files than for one, so these reads are also made straight from the files. Writing: 4 KiB at random places of a fresh layer on a full parent, beside
 //! fio, which writes into a sparse file of the same file system, and QEMU with a fresh qcow2 layer.
 //! Opening: a chain of 256 layers, and a disk of 1 TiB with many extents.
 
+mod files;
 mod stack;
 
 use std::path::{Path, PathBuf};
@@ -12,7 +14,8 @@ use std::time::{Duration, Instant};
 
 use storage::{Disk, DiskOptions};
 
-use self::stack::Stacks;
+use self::files::Files;
+use self::stack::{QCOW2_CLUSTER, Stacks};
 use super::BenchError;
 use super::blk::results;
 use super::child::Invocation;
@@ -25,6 +28,8 @@ use super::scratch::Scratch;
 /// Depths of cohort's chains, and of QEMU's.
 const DEPTHS: [u64; 4] = [1, 16, 64, 256];
 const QEMU_DEPTHS: [u64; 3] = [1, 16, 64];
+/// Bytes that belong to one layer before those of the next one begin.
+const RUN: u64 = 1 << 20;
 /// What a run may take beyond the time it measures.
 const EXTRA_LIMIT: Duration = Duration::from_secs(60);
 /// Size of the disk with many extents, and the distance of these.
@@ -93,6 +98,10 @@ impl<'a> Candidate<'a> {
             command: String::new(),
         }
     }
+}
+
+fn reads_of(depth: u64, how: &str) -> String {
+    format!("4 KiB random reads, QD 32, {depth} layers{how}")
 }
 
 /// MiB of memory of its own that this process has.
@@ -166,30 +175,29 @@ impl Bench<'_> {
 
     /// Reads through chains of each depth; the deepest chain of cohort's.
     fn reads(&self, report: &mut Report) -> Result<PathBuf, BenchError> {
-        let Options { seconds, rounds, .. } = *self.options;
         // The first pass brings disk and map into memory.
         let script = format!(
-            "blk.sum 0 {}K; bench.randread 4k qd=32 secs={seconds}; exit 0",
-            self.options.size >> 10
+            "blk.sum 0 {}K; bench.randread 4k qd=32 secs={}; exit 0",
+            self.options.size >> 10,
+            self.options.seconds
         );
-        let script = script.as_str();
+        self.scattered_reads(report, &script)?;
         let (mut candidates, mut deepest) = (Vec::new(), PathBuf::new());
         for depth in DEPTHS {
-            let top = self.stacks.layers(self.contenders.program(), depth)?;
+            let top = self.stacks.layers(self.contenders.program(), depth, RUN)?;
             deepest.clone_from(&top);
-            let what = format!("4 KiB random reads, QD 32, {depth} layers");
-            candidates.push(Candidate::new("cohort", what, move || self.cohort(&top, script)));
+            candidates.push(self.reader(top, depth, &script, ""));
         }
         if let Some(qemu) = self.contenders.qemu() {
             for depth in QEMU_DEPTHS {
-                let top = self.stacks.qcow2(depth)?;
-                let what = format!("4 KiB random reads, QD 32, {depth} layers");
-                candidates.push(Candidate::new("QEMU qcow2", what, move || {
+                let top = self.stacks.qcow2(depth, RUN)?;
+                let script = &script;
+                candidates.push(Candidate::new("QEMU qcow2", reads_of(depth, ""), move || {
                     self.qemu(qemu, &top, script)
                 }));
             }
         }
-        measure(rounds, report, &mut candidates)?;
+        measure(self.options.rounds, report, &mut candidates)?;
         let Some((first, deeper)) = candidates.split_first() else { return Ok(deepest) };
         // QEMU's come behind, and are there to be seen.
         for (candidate, depth) in deeper.iter().zip(&DEPTHS[1..]) {
@@ -201,6 +209,39 @@ impl Bench<'_> {
             ));
         }
         Ok(deepest)
+    }
+
+    /// Reads where each layer's bytes lie apart from each other, beside what the page cache takes.
+    fn scattered_reads(&self, report: &mut Report, script: &str) -> Result<(), BenchError> {
+        const HOW: &str = ", runs of 64 KiB";
+        let mut candidates = Vec::new();
+        for depth in [DEPTHS[0], DEPTHS[3]] {
+            let top = self.stacks.layers(self.contenders.program(), depth, QCOW2_CLUSTER)?;
+            let files = Files::of(&top)?;
+            let time = Duration::from_secs(self.options.seconds.into());
+            candidates.push(self.reader(top.clone(), depth, script, HOW));
+            candidates.push(Candidate::new("page cache", reads_of(depth, HOW), move || {
+                let rate = files.rate(time).map_err(|error| stack::failed(&top, error.into()))?;
+                Ok((rate, "pread of the layers' files, QD 1, no guest".to_owned()))
+            }));
+        }
+        measure(self.options.rounds, report, &mut candidates)?;
+        if let [one, one_alone, deep, deep_alone] = &*candidates {
+            let (cohort, alone) =
+                (deep.rates.over(&one.rates), deep_alone.rates.over(&one_alone.rates));
+            report.checks.push(Check::new(
+                "random reads in runs of 64 KiB, 256 layers over 1 layer, over the page cache's own",
+                Unit::Times,
+                cohort.over(&alone),
+                Target::AtLeast(0.95),
+            ));
+        }
+        Ok(())
+    }
+
+    /// A guest that reads through a chain of cohort's.
+    fn reader<'s>(&'s self, top: PathBuf, depth: u64, script: &'s str, how: &str) -> Candidate<'s> {
+        Candidate::new("cohort", reads_of(depth, how), move || self.cohort(&top, script))
     }
 
     /// Writes into fresh layers.

@@ -11,8 +11,8 @@ use tempfile::TempDir;
 
 use crate::bench::BenchError;
 
-/// Bytes that belong to one layer before those of the next one begin.
-const CLUSTER: u64 = 64 << 10;
+/// The smallest run of bytes that belong to one layer before those of the next one begin.
+pub(super) const QCOW2_CLUSTER: u64 = 64 << 10;
 
 /// Chains in a folder. Killed by SIGKILL, this process leaves it behind.
 pub(super) struct Stacks {
@@ -38,12 +38,17 @@ impl Stacks {
         self.folder.path().join(name)
     }
 
-    /// A chain of `depth` runtime layers, each of which holds its share of all clusters; the top
-    /// layer's path.
-    pub(super) fn layers(&self, cohort: &Path, depth: u64) -> Result<PathBuf, BenchError> {
+    /// A chain of `depth` runtime layers, each of which holds its share of the disk in runs of `run`
+    /// bytes; the top layer's path.
+    pub(super) fn layers(
+        &self,
+        cohort: &Path,
+        depth: u64,
+        run: u64,
+    ) -> Result<PathBuf, BenchError> {
         let mut parent: Option<PathBuf> = None;
         for place in 0..depth {
-            let path = self.path(&format!("{depth}-{place}.layer"));
+            let path = self.path(&format!("{depth}-{run}-{place}.layer"));
             let mut create = Command::new(cohort);
             create.args(["disk", "create"]).arg(&path);
             match &parent {
@@ -51,7 +56,12 @@ impl Stacks {
                 None => create.arg("--size").arg(format!("{}B", self.size)),
             };
             done(create)?;
-            self.fill(&path, depth, place)?;
+            write(
+                &path,
+                self.runs(depth, place, run),
+                run,
+                u8::try_from(1 + place % 255).unwrap_or(1),
+            )?;
             parent = Some(path);
         }
         Ok(parent.unwrap_or_default())
@@ -82,7 +92,7 @@ impl Stacks {
     }
 
     /// The same chain as qcow2 images.
-    pub(super) fn qcow2(&self, depth: u64) -> Result<PathBuf, BenchError> {
+    pub(super) fn qcow2(&self, depth: u64, run: u64) -> Result<PathBuf, BenchError> {
         let mut parent: Option<PathBuf> = None;
         for place in 0..depth {
             let path = self.path(&format!("{depth}-{place}.qcow2"));
@@ -95,8 +105,8 @@ impl Stacks {
             done(create)?;
             let mut write = Command::new("qemu-io");
             write.args(["-f", "qcow2"]);
-            for at in self.clusters(depth, place) {
-                write.arg("-c").arg(format!("write -q -P {} {at} {CLUSTER}", 1 + place % 255));
+            for at in self.runs(depth, place, run) {
+                write.arg("-c").arg(format!("write -q -P {} {at} {run}", 1 + place % 255));
             }
             done({
                 write.arg(&path);
@@ -121,18 +131,9 @@ impl Stacks {
         Ok(path)
     }
 
-    /// Where the clusters are that layer `place` of `depth` holds.
-    fn clusters(&self, depth: u64, place: u64) -> impl Iterator<Item = u64> {
-        (0..self.size / CLUSTER).filter(move |c| c % depth == place).map(|c| c * CLUSTER)
-    }
-
-    fn fill(&self, path: &Path, depth: u64, place: u64) -> Result<(), BenchError> {
-        write(
-            path,
-            self.clusters(depth, place),
-            CLUSTER,
-            u8::try_from(1 + place % 255).unwrap_or(1),
-        )
+    /// Where the runs are that layer `place` of `depth` holds.
+    fn runs(&self, depth: u64, place: u64, run: u64) -> impl Iterator<Item = u64> {
+        (0..self.size / run).filter(move |r| r % depth == place).map(move |r| r * run)
     }
 }
 
@@ -167,11 +168,7 @@ fn visit(
     (memory, len): (&Arc<AlignedBuffer>, u64),
     done: impl FnOnce() -> Result<(), BenchError>,
 ) -> Result<(), BenchError> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| BenchError::File {
-        what: "use",
-        path: path.to_owned(),
-        source: std::io::Error::other(source),
-    };
+    let failed = |source| failed(path, source);
     let options = DiskOptions { engine: EngineChoice::Positional, ..DiskOptions::default() };
     let disk = Disk::open(path, &options).map_err(|error| failed(Box::new(error)))?;
     let mut queue = disk.queue(1).map_err(|error| failed(Box::new(error)))?;
@@ -185,6 +182,11 @@ fn visit(
     }
     ask(Operation::Flush, DiskRange::EMPTY, Buffers::none())?;
     done()
+}
+
+/// That a disk cannot be used.
+pub(super) fn failed(path: &Path, source: Box<dyn std::error::Error + Send + Sync>) -> BenchError {
+    BenchError::File { what: "use", path: path.to_owned(), source: std::io::Error::other(source) }
 }
 
 /// Runs a tool to its end.
