@@ -7,6 +7,8 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use smallvec::SmallVec;
+
 use crate::layer::{Extent, FileId, Layer, LayerError, Outcome, Source};
 use crate::numbered::Numbered;
 use crate::units::{DiskRange, FileOffset};
@@ -19,7 +21,7 @@ const WINDOW: u64 = 1 << 20;
 /// Independent parts of the memory, so that threads do not wait for each other.
 const SHARDS: usize = 16;
 /// What a window costs besides its pieces.
-const WINDOW_COST: usize = 96;
+const WINDOW_COST: usize = 112;
 
 /// One run of a window, which ends where the next one starts. As small as it can be: every read
 /// looks for its own.
@@ -76,9 +78,13 @@ impl Piece {
     }
 }
 
+/// A window's runs. Most windows have few, which are then in the table itself: one cache line less
+/// to wait for.
+type Pieces = SmallVec<[Piece; 2]>;
+
 #[derive(Default)]
 struct Shard {
-    windows: Numbered<Box<[Piece]>>,
+    windows: Numbered<Pieces>,
     cost: usize,
 }
 
@@ -154,21 +160,22 @@ impl Frozen {
         drop(known);
         let window = self.look_up(number)?;
         cut(&window, range, out)?;
-        let cost = WINDOW_COST + size_of_val(&*window);
+        let elsewhere = if window.spilled() { size_of_val(&*window) } else { 0 };
+        let cost = WINDOW_COST + elsewhere;
         let mut known = shard.write().unwrap_or_else(PoisonError::into_inner);
         if known.cost + cost > self.room {
             *known = Shard::default();
         }
-        if cost <= self.room && known.windows.insert(number, window.into()).is_none() {
+        if cost <= self.room && known.windows.insert(number, window).is_none() {
             known.cost += cost;
         }
         Ok(())
     }
 
     /// Asks the layers, each for what those above it leave open.
-    fn look_up(&self, number: u64) -> Result<Vec<Piece>, LayerError> {
+    fn look_up(&self, number: u64) -> Result<Pieces, LayerError> {
         let start = number * WINDOW;
-        let (mut pieces, mut open) = (Vec::new(), vec![(start, start + WINDOW)]);
+        let (mut pieces, mut open) = (Pieces::new(), vec![(start, start + WINDOW)]);
         let (mut left, mut extents) = (Vec::new(), Vec::new());
         let mut add = |(from, to): (u64, u64), source, layer| {
             if from < to {
@@ -211,6 +218,7 @@ impl Frozen {
         }
         pieces.sort_unstable_by_key(|piece| piece.start);
         pieces.dedup_by(|next, piece| piece.goes_on(next));
+        pieces.shrink_to_fit();
         Ok(pieces)
     }
 }
