@@ -25,6 +25,7 @@ mod compressed;
 mod create;
 mod header;
 mod map;
+mod overlap;
 mod record;
 mod refcounts;
 mod snapshots;
@@ -298,6 +299,7 @@ impl Layer for Qcow2Layer {
     fn announce_change(&self) -> Result<(), LayerError> {
         let mut guard = self.state();
         let State { map, changed, .. } = &mut *guard;
+        overlap::require_apart(map)?;
         *changed = true;
         let image = &self.image;
         // All of them: cohort keeps up none of what the bits vouch for. Its own is set again only

@@ -21,6 +21,7 @@ const L1_PIECE: usize = 1 << 16;
 /// Findings that are told one by one.
 const TOLD: usize = 100;
 
+#[derive(Default)]
 struct Check {
     findings: Vec<Finding>,
     more: u64,
@@ -59,7 +60,7 @@ struct Table {
 }
 
 /// Compares, and with `repair` puts counts right, but for clusters that are used twice and counted
-/// less.
+/// less, and where something else is in the place of the counts.
 pub(super) fn check(map: &mut Map, repair: bool) -> Result<Vec<Finding>, FormatError> {
     if map.image.is_writable() {
         map.flush()?;
@@ -70,17 +71,10 @@ pub(super) fn check(map: &mut Map, repair: bool) -> Result<Vec<Finding>, FormatE
         return Err(FormatError::Unsupported { what });
     }
     let snapshots = Snapshots::read(&map.image, &map.header, map.refcounts.file_len)?;
-    let mut check = Check { findings: Vec::new(), more: 0, first: 0, counts: Vec::new() };
+    let mut check = Check::default();
     let tables = tables(map, &snapshots, &mut check)?;
-    while check.first < total {
-        check.counts = vec![0; index((total - check.first).min(PASS))];
-        count_own(map, &snapshots, &mut check);
-        for (&offset, &table) in &tables {
-            count_table(map, &mut check, offset, table)?;
-        }
-        compare(map, &mut check, repair)?;
-        check.first += PASS;
-    }
+    let repair = repair && counts_are_alone(map, &snapshots, &tables)?;
+    passes(map, &snapshots, &tables, &mut check, |map, check| compare(map, check, repair))?;
     if repair {
         map.flush()?;
     }
@@ -90,6 +84,46 @@ pub(super) fn check(map: &mut Map, repair: bool) -> Result<Vec<Finding>, FormatE
         check.findings.push(Finding { what, ..last });
     }
     Ok(check.findings)
+}
+
+/// Counts all references, some clusters at a time; `each` is called with the counts of these.
+fn passes(
+    map: &mut Map,
+    snapshots: &Snapshots,
+    tables: &BTreeMap<u64, Table>,
+    check: &mut Check,
+    mut each: impl FnMut(&mut Map, &mut Check) -> Result<(), FormatError>,
+) -> Result<(), FormatError> {
+    let total = map.refcounts.clusters();
+    while check.first < total {
+        check.counts = vec![0; index((total - check.first).min(PASS))];
+        count_own(map, snapshots, check);
+        for (&offset, &table) in tables {
+            count_table(map, check, offset, table)?;
+        }
+        each(map, check)?;
+        check.first += PASS;
+    }
+    Ok(())
+}
+
+/// Whether nothing else is where counts are put right: that would be damaged by it.
+fn counts_are_alone(
+    map: &mut Map,
+    snapshots: &Snapshots,
+    tables: &BTreeMap<u64, Table>,
+) -> Result<bool, FormatError> {
+    let mut alone = true;
+    passes(map, snapshots, tables, &mut Check::default(), |map, check| {
+        let (bits, (blocks, (table, clusters))) = (map.header.cluster_bits, map.refcounts.own());
+        let own = blocks.map(|offset| offset >> bits);
+        for cluster in own.chain((0..u64::from(clusters)).map(|at| (table >> bits) + at)) {
+            let count = cluster.checked_sub(check.first).and_then(|at| check.counts.get(index(at)));
+            alone &= count.is_none_or(|&count| count == 1);
+        }
+        Ok(())
+    })?;
+    Ok(alone)
 }
 
 /// Every L2 table: of the disk, and of its internal snapshots.

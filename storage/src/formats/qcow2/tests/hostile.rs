@@ -156,3 +156,35 @@ fn the_victims_are_healthy() {
         assert_clean(&path);
     }
 }
+
+/// An image whose refcount block is in the place of `offset`'s.
+fn with_counts_at(path: &Path, offset: u64) {
+    qemu_img(&["create", "-q", "-f", "qcow2", text(path), "256k"]);
+    for command in ["write -P 6 0 64k", "write -P 7 64k 64k"] {
+        qemu("qemu-io", &["-f", "qcow2", "-c", command, text(path)]).unwrap();
+    }
+    let file = File::options().write(true).open(path).unwrap();
+    // The refcount table is the second cluster.
+    file.write_all_at(&offset.to_be_bytes(), CLUSTER as u64).unwrap();
+}
+
+#[test]
+fn counts_in_the_place_of_something_else_are_not_put_right() {
+    // Where QEMU puts the L1 table, the L2 table and the data.
+    for (offset, what) in [(3, Some("L1 table")), (4, Some("L2 table")), (5, None)] {
+        let folder = folder();
+        let path = folder.path().join("a.qcow2");
+        let offset = offset * CLUSTER as u64;
+        with_counts_at(&path, offset);
+        let before = std::fs::read(&path).unwrap();
+        let findings = layer(&path, true).check(true).unwrap();
+        assert!(!findings.is_empty() && findings.iter().all(|found| !found.repaired));
+        assert!(before == std::fs::read(&path).unwrap(), "changed with counts at {offset:#x}");
+        // Where a table is, nothing may be written either; data that are there are no table.
+        if let Some(what) = what {
+            let error = layer(&path, true).announce_change().unwrap_err().to_string();
+            assert!(error.contains(what) && error.contains("refcount block"), "{error}");
+            assert!(before == std::fs::read(&path).unwrap());
+        }
+    }
+}
