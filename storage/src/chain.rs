@@ -13,6 +13,7 @@ use crate::units::DiskRange;
 
 mod error;
 mod frozen;
+pub(crate) mod in_use;
 pub(crate) mod open;
 mod record;
 

@@ -1,12 +1,17 @@
 //! What tells whether a layer's contents are still those that a child was made on.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+mod device;
+pub(crate) mod kernel;
+
+pub use device::{DeviceCounts, DeviceState, LoopWindow, Untold};
 
 /// The identity of a layer's contents. It changes before they do, so two that are equal say that
 /// nothing has been written in between; a layer that has none cannot say.
@@ -17,6 +22,8 @@ pub enum Identity {
     Id(Uuid),
     /// What the file system says of a file whose format has no place for an identifier.
     File(Fingerprint),
+    /// What the kernel says of a block device in the same case.
+    Device(DeviceState),
 }
 
 impl Identity {
@@ -25,6 +32,49 @@ impl Identity {
     pub(crate) fn fresh() -> Identity {
         Identity::Id(Uuid::new_v4())
     }
+
+    /// Of a file or block device whose format has no place for an identifier. Of a device, what
+    /// others have written into the page cache is written back first, since the kernel counts it
+    /// only then.
+    pub(crate) fn of(file: &File) -> io::Result<Identity> {
+        Ok(match file.metadata()? {
+            facts if facts.file_type().is_block_device() => {
+                Identity::Device(kernel::state(file, facts.rdev())?)
+            }
+            facts => Identity::File(Fingerprint::of(&facts)),
+        })
+    }
+
+    /// Why it holds against none, not even itself, if so.
+    pub(crate) fn untold(&self) -> Option<&str> {
+        match self {
+            Identity::Device(device) => device.untold.as_ref().map(|untold| untold.why.as_str()),
+            _ => None,
+        }
+    }
+
+    /// The last change of an inode that it rests on. Another one in the same step of the kernel's
+    /// clock might leave the identity as it is.
+    pub(crate) fn last_change(&self) -> Option<i128> {
+        match self {
+            Identity::Id(_) => None,
+            Identity::File(file) => Some(file.ctime),
+            Identity::Device(device) => device.files.iter().map(|file| file.ctime).max(),
+        }
+    }
+
+    /// What has happened since it was `recorded`, where that can be told from the two.
+    pub(crate) fn since(&self, recorded: &Identity) -> Option<String> {
+        match (recorded, self) {
+            (Identity::Device(recorded), Identity::Device(found)) => found.since(recorded),
+            (Identity::File(_), Identity::Device(_)) => Some(
+                "what is recorded is of a file, or of a device by the times of its node, which \
+                 do not tell whether the device has changed"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Identity {
@@ -32,6 +82,7 @@ impl fmt::Display for Identity {
         match self {
             Identity::Id(id) => write!(f, "{{{id}}}"),
             Identity::File(file) => write!(f, "{file}"),
+            Identity::Device(device) => write!(f, "{device}"),
         }
     }
 }
@@ -54,19 +105,18 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Of an open file.
-    pub(crate) fn of(file: &File) -> io::Result<Fingerprint> {
-        let facts = file.metadata()?;
+    /// Of a file of which this is known.
+    pub(crate) fn of(facts: &Metadata) -> Fingerprint {
         let time = |seconds: i64, nanoseconds: i64| {
             i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
         };
-        Ok(Fingerprint {
+        Fingerprint {
             device: facts.dev(),
             inode: facts.ino(),
             size: facts.size(),
             mtime: time(facts.mtime(), facts.mtime_nsec()),
             ctime: time(facts.ctime(), facts.ctime_nsec()),
-        })
+        }
     }
 }
 
@@ -86,3 +136,6 @@ impl fmt::Display for Digest {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
+
+#[cfg(test)]
+mod tests;

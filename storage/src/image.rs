@@ -147,7 +147,8 @@ impl ImageFile {
 
     /// Changes the times of a file to now, durably.
     pub(crate) fn renew_times(&self) -> io::Result<()> {
-        // A device keeps times of its node, which say nothing of what is on it.
+        // A device keeps times of its node, which say nothing of what is on it; the kernel counts
+        // what is written to it.
         if !self.file.metadata()?.is_file() {
             return Ok(());
         }

@@ -67,7 +67,7 @@ pub use disk::{Disk, DiskOptions, EngineChoice};
 pub use error::{DiskError, IoError};
 pub use format::{Format, UnknownFormat};
 pub use formats::{FormatError, NewLayer};
-pub use identity::{Digest, Fingerprint, Identity};
+pub use identity::{DeviceCounts, DeviceState, Digest, Fingerprint, Identity, LoopWindow, Untold};
 pub use limits::Limits;
 pub use link::{LinkError, Overridden, ParentLink};
 pub use lock::Holder;

@@ -19,7 +19,7 @@ use crate::{Answer, DiskQueue};
 
 mod host;
 
-pub(crate) use host::{Loop, Tmpfs};
+pub(crate) use host::{Loop, Mount, Partition, Tmpfs};
 
 /// Bytes in a sector, as lengths in memory are counted.
 pub(crate) const SECTOR_BYTES: usize = 512;

@@ -14,9 +14,9 @@ use crate::quoted::Quoted;
 pub enum ChainError {
     /// The parent is not what it was when the child was made.
     #[error(
-        "the parent of {} has changed: {} had the identity {recorded} when the child was made, and \
-         has {found} now",
-        child.display(), parent.display()
+        "the parent of {} has changed{}: {} had the identity {recorded} when the child was made, \
+         and has {found} now",
+        child.display(), since(recorded, found), parent.display()
     )]
     Mismatch {
         /// The layer that records a parent.
@@ -40,6 +40,23 @@ pub enum ChainError {
         child: PathBuf,
         /// The parent that was found.
         parent: PathBuf,
+        /// The identity that the parent has.
+        found: Box<Identity>,
+    },
+    /// Nothing says whether the parent has changed.
+    #[error(
+        "nothing tells whether the parent of {}, {}, has changed: {why}",
+        child.display(), parent.display()
+    )]
+    Untold {
+        /// The layer that records a parent.
+        child: PathBuf,
+        /// The parent that was found.
+        parent: PathBuf,
+        /// Why not.
+        why: String,
+        /// The identity that the child records, if it does.
+        recorded: Option<Box<Identity>>,
         /// The identity that the parent has.
         found: Box<Identity>,
     },
@@ -99,6 +116,21 @@ pub enum ChainError {
         /// Who it is, where the host tells.
         holder: Option<Holder>,
     },
+    /// The parent is on a device that may be written to by other means than an image.
+    #[error("the parent {} of {} is in use: {how}", parent.display(), child.display())]
+    ParentClaimed {
+        /// The parent.
+        parent: PathBuf,
+        /// The layer that records it.
+        child: PathBuf,
+        /// By whom.
+        how: String,
+    },
+}
+
+/// What has happened to a parent, as far as its identities tell.
+fn since(recorded: &Identity, found: &Identity) -> String {
+    found.since(recorded).map_or_else(String::new, |what| format!(" ({what})"))
 }
 
 fn list(paths: &[PathBuf]) -> String {
@@ -114,6 +146,9 @@ impl ChainError {
                 (child, parent, Some(recorded), found)
             }
             ChainError::Unlinked { child, parent, found } => (child, parent, None, found),
+            ChainError::Untold { child, parent, recorded, found, .. } => {
+                (child, parent, recorded.as_ref(), found)
+            }
             _ => return None,
         };
         Some(Overridden {
@@ -127,23 +162,27 @@ impl ChainError {
     /// The exit status by which scripts can tell what is wrong.
     pub fn status(&self) -> u8 {
         match self {
-            ChainError::Mismatch { .. } => 40,
+            ChainError::Mismatch { .. } | ChainError::Untold { .. } => 40,
             ChainError::Unlinked { .. } => 41,
             ChainError::ParentMissing { .. } | ChainError::NoSuchParent { .. } => 42,
             ChainError::Cycle { .. } | ChainError::WouldCycle { .. } => 43,
             ChainError::TooDeep { .. } => 44,
-            ChainError::ParentInUse { .. } => 45,
+            ChainError::ParentInUse { .. } | ChainError::ParentClaimed { .. } => 45,
         }
     }
 
     /// What to do about it.
     pub fn help(&self) -> String {
         match self {
-            ChainError::Mismatch { child, parent, digest, .. } => {
+            ChainError::Mismatch { child, parent, found, digest, .. } => {
                 let (child, parent) = (Quoted(child), Quoted(parent));
+                let restart = match **found {
+                    Identity::Device(_) => " or a restart of the host",
+                    _ => "",
+                };
                 let digest = match digest {
                     true => format!(
-                        "if it reads as it did, as after a copy, `cohort disk check --digest {child}` \
+                        "if it reads as it did, as after a copy{restart}, `cohort disk check --digest {child}` \
                          finds that out and records it; "
                     ),
                     false => String::new(),
@@ -153,6 +192,15 @@ impl ChainError {
                      contents are right for this child, `cohort disk relink {child} --parent \
                      {parent} --force`; --allow-mismatch (allow-mismatch in --disk) opens the chain \
                      as it is, and the guest may see its file systems corrupted"
+                )
+            }
+            ChainError::Untold { child, parent, .. } => {
+                let (child, parent) = (Quoted(child), Quoted(parent));
+                format!(
+                    "copy {parent} into a file, and name that as the parent: `cohort disk convert`, \
+                     and `cohort disk relink {child} --parent FILE`; or mend the cause, and take the \
+                     parent as it is then: `cohort disk relink {child} --parent {parent} --force`; \
+                     --allow-mismatch opens the chain as it is"
                 )
             }
             ChainError::Unlinked { child, parent, .. } => {
@@ -181,6 +229,10 @@ impl ChainError {
             ChainError::TooDeep { .. } => "put a copy in place of a layer further down and all \
                  below that: `cohort disk convert LAYER COPY`, and `cohort disk relink CHILD \
                  --parent COPY` for the layer above it"
+                .to_owned(),
+            ChainError::ParentClaimed { .. } => "unmount it, or take it out of use, or mount it \
+                                                 read-only: whoever writes to a parent damages \
+                                                 all of its children"
                 .to_owned(),
             ChainError::ParentInUse { holder, .. } => format!(
                 "{}: whoever writes to a parent damages all of its children",

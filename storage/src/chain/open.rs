@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Chain, ChainError, record};
+use super::{Chain, ChainError, in_use, record};
 use crate::disk::{DiskOptions, MapMemory};
 use crate::error::DiskError;
 use crate::format::Format;
@@ -64,6 +64,7 @@ pub(crate) fn open_from(
         }
         seen.push(number);
         let image = lock(file, &parent_path, Use::Read).map_err(|e| e.of_parent(&child_path))?;
+        in_use::refuse(image.file(), &parent_path, &child_path)?;
         let parent = open_layer(link.format, &image, images.len(), memory)?;
         if let Err(error) = compare(&child_path, &link, &*parent, &parent_path)? {
             if !options.allow_mismatch {
@@ -103,6 +104,11 @@ pub(crate) fn verify(
 ) -> Result<(), ChainError> {
     let (child, parent, found) = (child.to_owned(), parent.to_owned(), Box::new(found.clone()));
     match link.identity.clone() {
+        recorded if found.untold().is_some() => {
+            let why = found.untold().unwrap_or_default().to_owned();
+            let recorded = recorded.map(Box::new);
+            Err(ChainError::Untold { child, parent, why, recorded, found })
+        }
         Some(recorded) if recorded == *found => Ok(()),
         Some(recorded) => {
             let (recorded, digest) = (Box::new(recorded), link.digest.is_some());

@@ -122,6 +122,55 @@ pub(crate) fn block_size(device: &File) -> io::Result<u32> {
     u32::try_from(size).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
 
+/// What a loop device shows of what is behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LoopStatus {
+    /// The file system that the file behind it is on.
+    pub(crate) device: u64,
+    /// The file's number there.
+    pub(crate) inode: u64,
+    /// Where in the file it begins.
+    pub(crate) offset: u64,
+    /// Bytes that it shows at most; 0: all.
+    pub(crate) limit: u64,
+}
+
+/// `struct loop_info64` (linux/loop.h).
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    special: u64,
+    offset: u64,
+    limit: u64,
+    numbers: [u32; 4],
+    names: [[u8; 64]; 2],
+    key: [u8; 32],
+    init: [u64; 2],
+}
+
+const _: () = assert!(size_of::<LoopInfo>() == 232);
+
+/// Asks a loop device, or a partition of one, what is behind it.
+pub(crate) fn loop_status(device: &File) -> io::Result<LoopStatus> {
+    const LOOP_GET_STATUS64: libc::c_ulong = 0x4c05;
+    let mut info = MaybeUninit::<LoopInfo>::zeroed();
+    // SAFETY: the request writes one `loop_info64`, which outlives the call and may be all zero.
+    let info = unsafe {
+        let request = LOOP_GET_STATUS64;
+        check(libc::ioctl(device.as_raw_fd(), request as _, info.as_mut_ptr()) as isize)?;
+        info.assume_init()
+    };
+    let LoopInfo { device, inode, offset, limit, .. } = info;
+    Ok(LoopStatus { device, inode, offset, limit })
+}
+
+/// Has the kernel write back all that it holds for any file or device, and waits (`sync(2)`).
+pub(crate) fn sync_all() {
+    // SAFETY: no memory is passed.
+    unsafe { libc::sync() }
+}
+
 /// What `O_DIRECT` transfers of `file` must be aligned to, address and offset, in bytes;
 /// `Ok(None)` when the kernel does not say. Zeroes mean that it refuses such transfers.
 pub(crate) fn direct_alignment(file: &File) -> io::Result<Option<(u32, u32)>> {

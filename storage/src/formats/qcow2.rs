@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::pins::{Hold, Pins};
 use super::{FormatError, LayerFile};
 use crate::format::Format;
-use crate::identity::{Fingerprint, Identity};
+use crate::identity::Identity;
 use crate::image::ImageFile;
 use crate::layer::{
     Erase, Extent, FileId, Finding, Layer, LayerError, LayerInfo, Outcome, Source, Ticket,
@@ -178,8 +178,7 @@ impl Layer for Qcow2Layer {
         if let Some(id) = record::identifier(&self.state().map.header) {
             return Ok(Identity::Id(id));
         }
-        let of = Fingerprint::of(self.image.file());
-        Ok(Identity::File(of.map_err(FormatError::host("examine", 0))?))
+        Ok(Identity::of(self.image.file()).map_err(FormatError::host("examine", 0))?)
     }
 
     fn resolve_read(&self, range: DiskRange, out: &mut Vec<Extent>) -> Result<Ticket, LayerError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{FormatError, LayerFile, NewLayer};
 use crate::format::Format;
-use crate::identity::{Fingerprint, Identity};
+use crate::identity::Identity;
 use crate::image::ImageFile;
 use crate::layer::{
     Erase, Extent, FileId, Finding, Layer, LayerError, LayerInfo, Outcome, Source, Ticket,
@@ -68,8 +68,7 @@ impl Layer for RawLayer {
     }
 
     fn identity(&self) -> Result<Identity, LayerError> {
-        let of = Fingerprint::of(self.image.file());
-        Ok(Identity::File(of.map_err(FormatError::host("examine", 0))?))
+        Ok(Identity::of(self.image.file()).map_err(FormatError::host("examine", 0))?)
     }
 
     fn resolve_read(&self, range: DiskRange, out: &mut Vec<Extent>) -> Result<Ticket, LayerError> {
@@ -110,7 +109,9 @@ impl Layer for RawLayer {
         Ok(())
     }
 
-    /// Every write changes the file's times, but the payload may be durable before they are.
+    /// Every write changes the file's times, but the payload may be durable before they are. Of a
+    /// device there is nothing to renew: what is written to it is counted, as long as this kernel
+    /// runs, and the next one's identities are all others.
     fn announce_change(&self) -> Result<(), LayerError> {
         Ok(self.image.renew_times().map_err(FormatError::host("renew the times of", 0))?)
     }

@@ -147,6 +147,10 @@ fn renew(entry: &LayerEntry, progress: &dyn Progress) -> Result<bool, ToolError>
         return Ok(false);
     }
     let identity = lasting::identity(&disk)?;
+    if identity.untold().is_some() {
+        // It would not hold by the time that anyone looks.
+        return Ok(false);
+    }
     let layer = OneLayer::open(&entry.path, Some(entry.format), Use::Write)?;
     let link = ParentLink { identity: Some(identity), overridden: None, ..link.clone() };
     layer.named(layer.layer.set_parent(&link))?;

@@ -1,7 +1,7 @@
 //! New disks.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,8 +13,8 @@ use super::name::DiskName;
 use super::new_file::{NewFile, folder};
 use super::siblings::children_of;
 use super::{Progress, ToolError, step, text};
-use crate::chain::{ChainError, open};
-use crate::disk::{Disk, DiskOptions, DiskState};
+use crate::chain::{ChainError, in_use, open};
+use crate::disk::{Disk, DiskOptions};
 use crate::engine::sys;
 use crate::error::DiskError;
 use crate::format::Format;
@@ -123,7 +123,17 @@ fn created(order: &Create, format: Format, new: &NewLayer) -> Created {
 /// Opens with its chain, for reading, what is to be the parent of the layer at `child`.
 pub(super) fn open_parent(parent: &DiskName, child: &Path) -> Result<(DiskName, Disk), DiskError> {
     let disk = parent.open().map_err(|error| error.of_parent(child))?;
-    warn_of_device(&parent.path, &disk);
+    if let Some(file) = disk.state().files.first() {
+        in_use::refuse(file.image().file(), &parent.path, child)?;
+    }
+    let identity = disk.state().chain.top().identity();
+    if let Some(why) = identity.as_ref().ok().and_then(Identity::untold) {
+        tracing::warn!(
+            "nothing will tell whether {} has changed, and its children open with --allow-mismatch \
+             only: {why}",
+            parent.path.display()
+        );
+    }
     Ok((parent.clone(), disk))
 }
 
@@ -181,21 +191,6 @@ pub(super) fn link(child: &Path, parent: &DiskName, disk: &Disk) -> Result<Paren
         return Err(ToolError::ParentName(parent.path.clone()));
     }
     Ok(ParentLink { relative, absolute, ..ParentLink::new(parent.format(), Some(identity)) })
-}
-
-/// Warns of a parent that is known by the times of a device's node: only writes through that node
-/// change them.
-fn warn_of_device(path: &Path, disk: &Disk) {
-    let DiskState { chain, files, .. } = disk.state();
-    let facts = files.first().map(|file| file.image().file().metadata());
-    let is_device = matches!(facts, Some(Ok(facts)) if facts.file_type().is_block_device());
-    if is_device && matches!(chain.top().identity(), Ok(Identity::File(_))) {
-        tracing::warn!(
-            "{} is a device: a file system mounted from it, or whoever knows it by another name, \
-             changes it unnoticed",
-            path.display()
-        );
-    }
 }
 
 /// Takes the write permissions of a parent's file away, unless that would make its other children

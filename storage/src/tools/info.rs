@@ -62,7 +62,7 @@ pub enum Linkage {
     Ok,
     /// It is not, or cannot be found or opened.
     Broken {
-        /// `mismatch`, `unlinked`, `missing`, `cycle`, `too-deep` or `unreadable`.
+        /// `mismatch`, `untold`, `unlinked`, `missing`, `cycle`, `too-deep` or `unreadable`.
         kind: &'static str,
         /// In words.
         message: String,
@@ -80,10 +80,11 @@ impl Linkage {
                 let kind = match error {
                     ChainError::Mismatch { .. } => "mismatch",
                     ChainError::Unlinked { .. } => "unlinked",
+                    ChainError::Untold { .. } => "untold",
                     ChainError::ParentMissing { .. } | ChainError::NoSuchParent { .. } => "missing",
                     ChainError::Cycle { .. } | ChainError::WouldCycle { .. } => "cycle",
                     ChainError::TooDeep { .. } => "too-deep",
-                    ChainError::ParentInUse { .. } => "in-use",
+                    ChainError::ParentInUse { .. } | ChainError::ParentClaimed { .. } => "in-use",
                 };
                 (kind, error.status())
             }

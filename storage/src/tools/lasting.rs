@@ -17,18 +17,19 @@ const TRIES: u32 = 10;
 /// The identity of a disk's top layer. Where it rests on the times of a file that has only just
 /// been changed, waits until those have moved on: another change in the same step of the kernel's
 /// clock would leave them as they are. Then makes them durable, which a flush of the disk does not:
-/// a crash would otherwise give the file older times, and whoever recorded these a false alarm.
+/// a crash would otherwise give the file older times, and whoever recorded these a false alarm. (What
+/// the kernel says of a device does not outlast a crash anyway.)
 pub(super) fn identity(disk: &Disk) -> Result<Identity, DiskError> {
     let (path, top) = (disk.path(), disk.state().chain.top());
     let ask = || top.identity().map_err(|source| layer_error(path, source));
     let mut identity = ask()?;
     for _ in 0..TRIES {
-        let Identity::File(file) = &identity else { break };
+        let Some(changed) = identity.last_change() else { break };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let now = i128::try_from(now.as_nanos()).unwrap_or(i128::MAX);
         let tick = i128::try_from(TICK.as_nanos()).unwrap_or_default();
         // A time in the future tells nothing; waiting would not help.
-        if !(0..tick).contains(&now.saturating_sub(file.ctime)) {
+        if !(0..tick).contains(&now.saturating_sub(changed)) {
             break;
         }
         thread::sleep(TICK);

@@ -45,7 +45,7 @@ impl Place {
             let path = folder.path().join("base.raw");
             below = pattern(100, usize::try_from(len).unwrap());
             std::fs::write(&path, &below).unwrap();
-            let identity = Fingerprint::of(&File::open(&path).unwrap()).unwrap();
+            let identity = Fingerprint::of(&std::fs::metadata(&path).unwrap());
             ParentLink {
                 relative: Some("base.raw".into()),
                 ..ParentLink::new(Format::Raw, Some(Identity::File(identity)))

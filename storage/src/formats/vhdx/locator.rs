@@ -117,7 +117,7 @@ pub(super) fn encode(link: &ParentLink) -> Result<Vec<u8>, FormatError> {
         match link.identity {
             Some(Identity::Id(id)) => pairs.push((LINKAGE, format!("{{{id}}}"))),
             None => {}
-            Some(Identity::File(_)) => {
+            Some(Identity::File(_) | Identity::Device(_)) => {
                 let what = "a VHDX parent that is known by its file only".to_owned();
                 return Err(FormatError::Unsupported { what });
             }

@@ -19,14 +19,14 @@ fn looking_changes_nothing() {
     for place in Place::everywhere(SIZE, Some(SIZE)) {
         write(&mut place.queue(), BLOCK, &pattern(1, 4096));
         let before = std::fs::read(&place.layer).unwrap();
-        let times = Fingerprint::of(&File::open(&place.layer).unwrap()).unwrap();
+        let times = Fingerprint::of(&std::fs::metadata(&place.layer).unwrap());
         for options in [READ_ONLY, WRITABLE] {
             let mut queue = place.queue_with(&options);
             read(&mut queue, 0, 4 * 4096);
             ask(&mut queue, Operation::Flush, 0, 0, Buffers::none());
             drop(queue);
             assert!(std::fs::read(&place.layer).unwrap() == before);
-            assert_eq!(Fingerprint::of(&File::open(&place.layer).unwrap()).unwrap(), times);
+            assert_eq!(Fingerprint::of(&std::fs::metadata(&place.layer).unwrap()), times);
         }
     }
 }
