@@ -11,9 +11,9 @@ use crate::engine::{EngineKind, sys};
 use crate::error::{DiskError, IoError};
 use crate::file::BackingFile;
 use crate::format::Format;
-use crate::formats::{self, LayerFile};
+use crate::formats::{self, Decoded, LayerFile};
 use crate::image::ImageFile;
-use crate::layer::{FileId, LayerInfo};
+use crate::layer::LayerInfo;
 use crate::limits::Limits;
 use crate::queue::DiskQueue;
 use crate::request::{DiskRequest, Operation};
@@ -36,37 +36,46 @@ pub struct DiskOptions {
     /// Open a chain although a parent is not what its child records, and say so in the log and,
     /// where it can be written, in the child.
     pub allow_mismatch: bool,
-    /// Bytes of memory for what is kept of the layers' maps; 64 MiB by default.
+    /// Bytes of memory for what is kept of the layers' maps, and of what they keep compressed; 64
+    /// MiB by default.
     pub map_memory: Option<usize>,
 }
 
 impl DiskOptions {
     /// How the memory for maps is shared out.
     pub(crate) fn map_memory(&self) -> MapMemory {
-        self.map_memory.map_or_else(MapMemory::default, MapMemory)
+        self.map_memory.map_or_else(MapMemory::default, MapMemory::new)
     }
 }
 
-/// Memory for the maps of a chain.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct MapMemory(usize);
+/// Memory for the maps of a chain, and for what its layers decode.
+#[derive(Debug)]
+pub(crate) struct MapMemory {
+    bytes: usize,
+    /// What layers decode, an eighth of all.
+    pub(crate) decoded: Arc<Decoded>,
+}
 
 impl Default for MapMemory {
     fn default() -> MapMemory {
-        MapMemory(64 << 20)
+        MapMemory::new(64 << 20)
     }
 }
 
 impl MapMemory {
-    /// The share of one layer: half of all for one that changes. The others have little, because
+    fn new(bytes: usize) -> MapMemory {
+        MapMemory { bytes, decoded: Arc::new(Decoded::new(bytes / 8)) }
+    }
+
+    /// The share of one layer: three eighths for one that changes. The others have little, because
     /// what they say is kept for all of them together.
-    pub(crate) fn of_layer(self, writable: bool) -> usize {
-        if writable { self.0 / 2 } else { self.0 / 4 / DEPTH_MAX }
+    pub(crate) fn of_layer(&self, writable: bool) -> usize {
+        if writable { self.bytes / 8 * 3 } else { self.bytes / 4 / DEPTH_MAX }
     }
 
     /// The share of what is kept of all layers that do not change.
-    pub(crate) fn of_frozen(self) -> usize {
-        self.0 / 4
+    pub(crate) fn of_frozen(&self) -> usize {
+        self.bytes / 4
     }
 }
 
@@ -90,7 +99,7 @@ pub struct Disk(Arc<DiskState>);
 /// What the clones of a disk and its queues share. Nothing in it changes.
 pub(crate) struct DiskState {
     pub(crate) chain: Chain,
-    /// By [`FileId`].
+    /// By [`FileId`](crate::layer::FileId).
     pub(crate) files: Vec<BackingFile>,
     limits: Limits,
     block_size: u32,
@@ -121,7 +130,7 @@ impl Disk {
         let sized = file.set_len(size.get());
         sized.map_err(|error| DiskError::host(&path, "set the size of", error))?;
         let image = Arc::new(ImageFile::new(file, &path, !options.read_only));
-        let layer = LayerFile { image: Arc::clone(&image), id: FileId(0), memory: 0 };
+        let layer = LayerFile::alone(Arc::clone(&image), 0);
         let top = formats::open(Format::Raw, layer)
             .map_err(|source| DiskError::Format { path, source })?;
         Disk::assemble(Chain::of_one(top.into()), &[image], options)
@@ -243,7 +252,7 @@ impl std::fmt::Debug for Disk {
 }
 
 impl DiskState {
-    /// The files that requests change, by [`FileId`]: the top layer's, which come first.
+    /// The files that requests change, by [`FileId`](crate::layer::FileId): the top layer's, which come first.
     pub(crate) fn changing(&self) -> Range<u16> {
         let parents = self.chain.layers().count().saturating_sub(1);
         0..u16::try_from(self.files.len().saturating_sub(parents)).unwrap_or(u16::MAX)

@@ -16,7 +16,7 @@ use crate::format::Format;
 use crate::formats::{self, LayerFile, NewLayer};
 use crate::identity::Identity;
 use crate::image::ImageFile;
-use crate::layer::{FileId, Layer};
+use crate::layer::Layer;
 use crate::link::ParentLink;
 use crate::request::{DiskRequest, Operation};
 use crate::units::DiskRange;
@@ -143,7 +143,7 @@ fn layer_image(file: &File, writable: bool) -> Option<Arc<ImageFile>> {
 fn use_file(format: Format, file: &File, flags: u8) -> Option<Disk> {
     let writable = flags & WRITE != 0;
     let image = layer_image(file, writable)?;
-    let layer = LayerFile { image: Arc::clone(&image), id: FileId(0), memory: 32 << 20 };
+    let layer = LayerFile::alone(Arc::clone(&image), 32 << 20);
     let top = formats::open(format, layer).ok()?;
     let _ = top.identity();
     check(&*top, file, flags, false);

@@ -47,7 +47,7 @@ pub(crate) fn open_from(
     let mut seen = vec![number_of(&file, path)?];
     let image = lock(file, path, use_of(options))?;
     let memory = options.map_memory();
-    let top = open_layer(format, &image, 0, memory)?;
+    let top = open_layer(format, &image, 0, &memory)?;
     let (mut images, mut parents) = (vec![image], Vec::<Arc<dyn Layer>>::new());
     let mut overridden = Vec::new();
     loop {
@@ -65,7 +65,7 @@ pub(crate) fn open_from(
         seen.push(number);
         let image = lock(file, &parent_path, Use::Read).map_err(|e| e.of_parent(&child_path))?;
         in_use::refuse(image.file(), &parent_path, &child_path)?;
-        let parent = open_layer(link.format, &image, images.len(), memory)?;
+        let parent = open_layer(link.format, &image, images.len(), &memory)?;
         if let Err(error) = compare(&child_path, &link, &*parent, &parent_path)? {
             if !options.allow_mismatch {
                 return Err(error.into());
@@ -135,11 +135,11 @@ pub(crate) fn open_layer(
     format: Format,
     image: &Arc<ImageFile>,
     place: usize,
-    memory: MapMemory,
+    memory: &MapMemory,
 ) -> Result<Arc<dyn Layer>, DiskError> {
     let id = FileId(u16::try_from(place).unwrap_or(u16::MAX));
-    let memory = memory.of_layer(image.is_writable());
-    formats::open(format, LayerFile { image: Arc::clone(image), id, memory })
+    let (share, decoded) = (memory.of_layer(image.is_writable()), Arc::clone(&memory.decoded));
+    formats::open(format, LayerFile { image: Arc::clone(image), id, memory: share, decoded })
         .map(Arc::from)
         .map_err(|source| DiskError::Format { path: image.path().to_owned(), source })
 }

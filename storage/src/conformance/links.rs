@@ -134,11 +134,7 @@ fn a_layer_that_is_its_own_ancestor_is_refused() {
                     path,
                     crate::lock::Use::Read,
                 );
-                let layer = crate::formats::LayerFile {
-                    image: image.unwrap(),
-                    id: crate::layer::FileId(0),
-                    memory: 0,
-                };
+                let layer = crate::formats::LayerFile::alone(image.unwrap(), 0);
                 crate::formats::open(format, layer).unwrap().identity().unwrap()
             };
             create(&other, link(&file(&one), format, Some(known(&one))));

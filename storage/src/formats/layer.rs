@@ -72,7 +72,7 @@ fn require_regular(image: &ImageFile) -> Result<(), FormatError> {
 impl RuntimeLayer {
     /// Reads the header, and makes sure that the file system still tells what was written.
     pub(super) fn open(file: LayerFile) -> Result<RuntimeLayer, FormatError> {
-        let LayerFile { image, id, memory } = file;
+        let LayerFile { image, id, memory, .. } = file;
         require_regular(&image)?;
         let header = header::current(header::read_slots(&image)?)?;
         let geometry = header.geometry;

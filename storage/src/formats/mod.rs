@@ -11,6 +11,9 @@ use crate::image::ImageFile;
 use crate::layer::{DiskTraits, FileId, Layer};
 use crate::link::{LinkError, ParentLink};
 
+pub(crate) use decoded::Decoded;
+
+mod decoded;
 mod layer;
 mod pins;
 mod qcow2;
@@ -26,6 +29,15 @@ pub(crate) struct LayerFile {
     /// Bytes of memory that the layer may take for what it keeps of its map. It may take a little
     /// more where a format needs some of its tables at once.
     pub(crate) memory: usize,
+    /// Where layers of the chain keep what they had to decode.
+    pub(crate) decoded: Arc<Decoded>,
+}
+
+impl LayerFile {
+    /// That of the only layer of its chain.
+    pub(crate) fn alone(image: Arc<ImageFile>, memory: usize) -> LayerFile {
+        LayerFile { image, id: FileId(0), memory, decoded: Arc::default() }
+    }
 }
 
 /// What a new layer is to be.

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::pins::{Hold, Pins};
-use super::{FormatError, LayerFile};
+use super::{Decoded, FormatError, LayerFile};
 use crate::format::Format;
 use crate::identity::Identity;
 use crate::image::ImageFile;
@@ -33,7 +33,7 @@ mod snapshots;
 mod tests;
 mod writes;
 
-use compressed::{Codec, Decompressed};
+use compressed::Codec;
 pub(super) use create::create;
 use header::{Header, IDENTIFIED};
 use map::{Map, Mapping};
@@ -48,7 +48,7 @@ pub(crate) struct Qcow2Layer {
     /// Whether an L2 entry can say that a cluster is zero: not in version 2.
     zero_flag: bool,
     codec: Codec,
-    decompressed: Decompressed,
+    decoded: Arc<Decoded>,
     pins: Pins,
     state: Mutex<State>,
 }
@@ -78,7 +78,7 @@ const UNPINNED: u64 = 0;
 impl Qcow2Layer {
     /// Opens an image, never the file behind it.
     pub(super) fn open(file: LayerFile) -> Result<Qcow2Layer, FormatError> {
-        let LayerFile { image, id, memory } = file;
+        let LayerFile { image, id, memory, decoded } = file;
         let header = Header::read(&image)?;
         let cluster = header.cluster();
         let info = LayerInfo {
@@ -94,8 +94,7 @@ impl Qcow2Layer {
         let map = Map::open(Arc::clone(&image), header, memory)?;
         let state = State { map, pending: HashMap::new(), changed: false };
         let (pins, state) = (Pins::default(), Mutex::new(state));
-        let decompressed = Decompressed::default();
-        Ok(Qcow2Layer { info, image, file: id, zero_flag, codec, decompressed, pins, state })
+        Ok(Qcow2Layer { info, image, file: id, zero_flag, codec, decoded, pins, state })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -254,7 +253,7 @@ impl Layer for Qcow2Layer {
             Outcome::Abort => state.give_back(&pending),
             Outcome::Done => {
                 let publish = |&(cluster, entry): &(u64, u64)| {
-                    self.decompressed.forget(cluster);
+                    self.decoded.forget(self.file, cluster);
                     state.map.publish(cluster, entry)
                 };
                 pending.entries.iter().try_for_each(publish)
@@ -272,7 +271,7 @@ impl Layer for Qcow2Layer {
     fn read_encoded(&self, range: DiskRange, bytes: &mut [u8]) -> Result<(), LayerError> {
         let clusters = self.clusters(range)?;
         for cluster in clusters {
-            let data = match self.decompressed.get(cluster) {
+            let data = match self.decoded.get(self.file, cluster) {
                 Some(data) => data,
                 None => {
                     let mapping = self.state().map.mapping(cluster)?;
@@ -281,7 +280,7 @@ impl Layer for Qcow2Layer {
                     };
                     // Whoever reads this holds the cluster: it stays where it is.
                     let data = self.codec.decompress(&self.image, at, len)?.into();
-                    self.decompressed.put(cluster, &data);
+                    self.decoded.put(self.file, cluster, &data);
                     data
                 }
             };

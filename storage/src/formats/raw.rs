@@ -139,7 +139,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(8192).unwrap();
         let image = Arc::new(ImageFile::new(file, "disk".as_ref(), true));
-        RawLayer::open(LayerFile { image, id: FileId(0), memory: 32 << 20 }).unwrap()
+        RawLayer::open(LayerFile::alone(image, 32 << 20)).unwrap()
     }
 
     #[test]

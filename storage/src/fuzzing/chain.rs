@@ -114,7 +114,7 @@ fn seed(chain: &[Format], last: Option<(usize, Format)>, flags: u8) -> Option<Ve
         }
         drop(disk);
         let identity =
-            open::open_layer(format, &image, 0, MapMemory::default()).ok()?.identity().ok()?;
+            open::open_layer(format, &image, 0, &MapMemory::default()).ok()?.identity().ok()?;
         parent = Some(link(number, format, identity));
     }
     Some([vec![flags, formats], made(&folder.files)?].concat())
@@ -194,11 +194,11 @@ fn relink(folder: &Folder, top: Format) -> Option<()> {
             return None;
         }
         let image = ImageFile::new(open::open_file(&path, Use::Write).ok()?, &path, true);
-        let layer = open::open_layer(format, &Arc::new(image), 0, MapMemory::default()).ok()?;
+        let layer = open::open_layer(format, &Arc::new(image), 0, &MapMemory::default()).ok()?;
         let link = layer.info().parent.clone()?;
         let (file, parent) = open::find_parent(&link, &path).ok()?;
         let image = ImageFile::new(file, &parent, false);
-        let identity = open::open_layer(link.format, &Arc::new(image), 0, MapMemory::default())
+        let identity = open::open_layer(link.format, &Arc::new(image), 0, &MapMemory::default())
             .ok()?
             .identity()
             .ok();

@@ -38,7 +38,7 @@ impl OneLayer {
 
     fn of(image: Arc<ImageFile>, format: Option<Format>) -> Result<OneLayer, DiskError> {
         let format = format.unwrap_or_else(|| Format::of_name(image.path()));
-        let layer = open::open_layer(format, &image, 0, MapMemory::default())?;
+        let layer = open::open_layer(format, &image, 0, &MapMemory::default())?;
         Ok(OneLayer { image, layer })
     }
 

@@ -99,7 +99,7 @@ fn new_image(path: &Path) -> Arc<ImageFile> {
 fn open(path: &Path, writable: bool) -> Result<RuntimeLayer, FormatError> {
     let file = File::options().read(true).write(writable).open(path).unwrap();
     let image = Arc::new(ImageFile::new(file, path, writable));
-    RuntimeLayer::open(LayerFile { image, id: FileId(0), memory: 32 << 20 })
+    RuntimeLayer::open(LayerFile::alone(image, 32 << 20))
 }
 
 /// Makes a request and waits for its answer.

@@ -69,7 +69,7 @@ fn image(path: &Path, writable: bool) -> Arc<ImageFile> {
 }
 
 fn layer_file(path: &Path, writable: bool) -> LayerFile {
-    LayerFile { image: image(path, writable), id: FileId(0), memory: 32 << 20 }
+    LayerFile::alone(image(path, writable), 32 << 20)
 }
 
 fn layer(path: &Path, writable: bool) -> Qcow2Layer {

@@ -69,7 +69,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl VhdxLayer {
     /// Reads all but the map, which is read as it is needed.
     pub(super) fn open(file: LayerFile) -> Result<VhdxLayer, FormatError> {
-        let LayerFile { image, id, memory } = file;
+        let LayerFile { image, id, memory, .. } = file;
         let mut headers = Headers::read(&image)?;
         let overlay = replay::replay(&image, &mut headers)?;
         let len = overlay.len;

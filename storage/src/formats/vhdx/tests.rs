@@ -19,7 +19,7 @@ use crate::format::Format;
 use crate::formats::{FormatError, LayerFile, NewLayer};
 use crate::identity::{Fingerprint, Identity};
 use crate::image::ImageFile;
-use crate::layer::{Erase, Extent, FileId, Layer, LayerError, Outcome, Source, WriteStep};
+use crate::layer::{Erase, Extent, Layer, LayerError, Outcome, Source, WriteStep};
 use crate::link::ParentLink;
 use crate::request::{DiskRequest, Operation};
 use crate::testkit;
@@ -44,7 +44,7 @@ fn read_only(path: &Path) -> Arc<ImageFile> {
 }
 
 fn layer_of(image: &Arc<ImageFile>) -> VhdxLayer {
-    open(LayerFile { image: Arc::clone(image), id: FileId(0), memory: 32 << 20 }).unwrap()
+    open(LayerFile::alone(Arc::clone(image), 32 << 20)).unwrap()
 }
 
 fn dynamic(size: u64) -> NewLayer {

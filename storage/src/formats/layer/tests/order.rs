@@ -12,7 +12,7 @@ fn recorded(place: &Place, memory: usize) -> (RuntimeLayer, Recorder) {
     let installed = recorder.install();
     let image = Arc::new(ImageFile::new(file, &place.layer, true));
     drop(installed);
-    let layer = RuntimeLayer::open(LayerFile { image, id: FileId(0), memory }).unwrap();
+    let layer = RuntimeLayer::open(LayerFile::alone(image, memory)).unwrap();
     (layer, recorder)
 }
 

@@ -187,7 +187,7 @@ fn what_is_forgotten_is_what_the_file_knows() {
     for place in Place::everywhere(256 << 20, Some(BLOCK)) {
         let file = File::options().read(true).write(true).open(&place.layer).unwrap();
         let image = Arc::new(ImageFile::new(file, &place.layer, true));
-        let layer = RuntimeLayer::open(LayerFile { image, id: FileId(0), memory: 0 }).unwrap();
+        let layer = RuntimeLayer::open(LayerFile::alone(image, 0)).unwrap();
         layer.announce_change().unwrap();
         let mut steps = Vec::new();
         for round in 0..2 {

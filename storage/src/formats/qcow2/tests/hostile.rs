@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::chain::open::open_layer;
 
 const SIZE: u64 = 4 * CLUSTER as u64;
 
@@ -187,4 +188,27 @@ fn counts_in_the_place_of_something_else_are_not_put_right() {
             assert!(before == std::fs::read(&path).unwrap());
         }
     }
+}
+
+/// What is decompressed is kept for all layers of a chain together, however many there are.
+#[test]
+fn decompressed_clusters_of_all_layers_share_their_room() {
+    let folder = folder();
+    let [raw, path] = ["raw", "a.qcow2"].map(|name| folder.path().join(name));
+    let content = pattern(3, 8 * CLUSTER);
+    std::fs::write(&raw, &content).unwrap();
+    qemu_img(&["convert", "-c", "-f", "raw", "-O", "qcow2", text(&raw), text(&path)]);
+    let memory = DiskOptions { map_memory: Some(24 * CLUSTER), ..testkit::READ_ONLY }.map_memory();
+    for place in 0..4 {
+        let image = image(&path, false);
+        let layer = open_layer(Format::Qcow2, &image, place, &memory).unwrap();
+        let mut bytes = vec![0; CLUSTER];
+        for (cluster, content) in content.chunks(CLUSTER).enumerate() {
+            let range = DiskRange::new((cluster * CLUSTER) as u64, CLUSTER as u64).unwrap();
+            layer.read_encoded(range, &mut bytes).unwrap();
+            assert!(bytes == content);
+            assert!(memory.decoded.bytes() <= 3 * CLUSTER, "{}", memory.decoded.bytes());
+        }
+    }
+    assert_eq!(memory.decoded.bytes(), 3 * CLUSTER);
 }

@@ -55,8 +55,7 @@ fn harm_file(path: &Path, harms: &[Harm]) {
 
 /// Uses the file in every way.
 fn use_it(image: &Arc<ImageFile>) {
-    let Ok(layer) = open(LayerFile { image: Arc::clone(image), id: FileId(0), memory: 32 << 20 })
-    else {
+    let Ok(layer) = open(LayerFile::alone(Arc::clone(image), 32 << 20)) else {
         return;
     };
     let size = layer.info().size;
@@ -116,7 +115,7 @@ fn what_must_be_understood_is() {
         let value = value.to_vec();
         let before = fs::read(&path).unwrap();
         harm_file(&path, &[Harm { structure, at, value, sealed: true }]);
-        let error = open(LayerFile { image: image(&path), id: FileId(0), memory: 32 << 20 }).err();
+        let error = open(LayerFile::alone(image(&path), 32 << 20)).err();
         fs::write(&path, before).unwrap();
         error.unwrap()
     };
@@ -152,7 +151,7 @@ fn a_torn_header_leaves_the_other() {
     }
     let torn = |structure| Harm { structure, at: 20, value: vec![1; 8], sealed: false };
     harm_file(&path, &[torn(1), torn(2)]);
-    open(LayerFile { image: image(&path), id: FileId(0), memory: 32 << 20 }).err().unwrap();
+    open(LayerFile::alone(image(&path), 32 << 20)).err().unwrap();
 }
 
 /// QEMU looks at the first region table only.

@@ -148,7 +148,7 @@ fn ranges_of_zeroes() {
 }
 
 fn refused(path: &Path) -> FormatError {
-    let open_as = |image| open(LayerFile { image, id: FileId(0), memory: 32 << 20 }).err().unwrap();
+    let open_as = |image| open(LayerFile::alone(image, 32 << 20)).err().unwrap();
     let before = fs::read(path).unwrap();
     open_as(read_only(path));
     let error = open_as(image(path));
@@ -189,7 +189,7 @@ fn a_log_that_is_too_long() {
         (header.log_offset, header.log_len) = (4 * MIB, 65 << 20);
     };
     Headers::read(&image).unwrap().update(&image, longer).unwrap();
-    let file = LayerFile { image: Arc::clone(&image), id: FileId(0), memory: 32 << 20 };
+    let file = LayerFile::alone(Arc::clone(&image), 32 << 20);
     assert!(matches!(open(file), Err(FormatError::Unsupported { .. })));
     assert!(zeroes(&contents(&layer_of(&read_only(&path)), &image, &[])));
     Headers::read(&image).unwrap().update(&image, |header| header.log = GUID).unwrap();
