@@ -163,7 +163,10 @@ impl Map {
         if !host.is_multiple_of(self.header.cluster()) {
             return Err(damaged(host, "an L2 entry with an offset within a cluster"));
         }
-        Ok(if self.header.version >= 3 && entry & ZERO != 0 {
+        Ok(if entry & ZERO != 0 {
+            if self.header.version < 3 {
+                return Err(damaged(host, "an L2 entry with a bit that version 2 does not have"));
+            }
             Mapping::Zero { host: Some(host).filter(|&host| host != 0) }
         } else if host == 0 {
             Mapping::Unallocated

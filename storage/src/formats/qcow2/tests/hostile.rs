@@ -190,6 +190,35 @@ fn counts_in_the_place_of_something_else_are_not_put_right() {
     }
 }
 
+/// In version 2, no cluster can say that it is zero. QEMU does not read such a one either.
+#[test]
+fn a_zero_cluster_of_version_2_is_damage() {
+    let folder = folder();
+    let path = folder.path().join("a.qcow2");
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", "compat=0.10", text(&path), "256k"]);
+    write(&mut open(&path), 0, &pattern(1, CLUSTER));
+    let entry = {
+        let layer = layer(&path, false);
+        let map = &mut layer.state().map;
+        let entry = map.entry(0).unwrap() | map::ZERO;
+        layer_file(&path, true).image.write_at(&entry.to_be_bytes(), map.l1()[0] & map::OFFSET)
+    };
+    entry.unwrap();
+    for open in [open_to_read, open] {
+        let mut queue = open(&path);
+        let error = testkit::read(&mut queue, 0, 512).unwrap_err();
+        let told = std::error::Error::source(&error).map(ToString::to_string);
+        assert!(format!("{error}: {told:?}").contains("version 2"), "{error}: {told:?}");
+    }
+    testkit::write(&mut open(&path), 0, &pattern(2, 512)).unwrap_err();
+    let found = layer(&path, false).check(false).unwrap();
+    assert!(found.iter().any(|finding| !finding.harmless && finding.what.contains("version 2")));
+    for qemu in Qemu::all() {
+        let (good, told) = qemu.run("qemu-io", &["-f", "qcow2", "-c", "read 0 512", text(&path)]);
+        assert!(!good || told.contains("error"), "{told}");
+    }
+}
+
 /// What is decompressed is kept for all layers of a chain together, however many there are.
 #[test]
 fn decompressed_clusters_of_all_layers_share_their_room() {
