@@ -149,6 +149,12 @@ impl Chain {
         Ok(())
     }
 
+    /// Whether changes may be made now.
+    #[cfg(test)]
+    pub(crate) fn is_announced(&self) -> bool {
+        self.announced.load(Ordering::Acquire)
+    }
+
     /// The steps that store a payload for `range`, in order.
     pub(crate) fn resolve_write(
         &self,
@@ -187,12 +193,13 @@ impl Chain {
         self.top.flush_metadata()
     }
 
-    /// Leaves the disk in order. No request may follow. The second time, does nothing.
+    /// Leaves the disk in order. No request may follow. Once that is done, does nothing.
     pub(crate) fn close(&self) -> Result<(), LayerError> {
         if self.info().read_only || self.closed.swap(true, Ordering::AcqRel) {
             return Ok(());
         }
-        self.top.close()
+        // What could not be done is not done: whoever asks again must not hear that it is.
+        self.top.close().inspect_err(|_| self.closed.store(false, Ordering::Release))
     }
 
     /// Leaves the disk as it is: nobody will open it again. No request may follow.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 mod fate;
+mod faults;
 mod file;
 mod files;
 mod history;

@@ -9,11 +9,16 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 #[cfg(test)]
+use self::fault::{Call, Fault, Faults};
+#[cfg(test)]
 use crate::crash::{Change, Recorder};
 use crate::engine::sys;
 use crate::file;
 use crate::lock::ImageLock;
 use crate::transfer::SpaceChange;
+
+#[cfg(test)]
+pub(crate) mod fault;
 
 /// An open file that holds a layer.
 #[derive(Debug)]
@@ -25,6 +30,8 @@ pub(crate) struct ImageFile {
     lock: Option<ImageLock>,
     #[cfg(test)]
     recorder: Option<Recorder>,
+    #[cfg(test)]
+    faults: Option<Faults>,
 }
 
 impl Drop for ImageFile {
@@ -46,6 +53,8 @@ impl ImageFile {
             lock: None,
             #[cfg(test)]
             recorder: Recorder::installed(),
+            #[cfg(test)]
+            faults: Faults::installed().filter(|_| writable),
         }
     }
 
@@ -90,6 +99,13 @@ impl ImageFile {
     /// Writes all of `bytes` at `at`.
     pub(crate) fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
         #[cfg(test)]
+        if let Some(fault) = self.fault(Call::Write) {
+            let bytes = fault.part(at, bytes);
+            self.record(Change::Write { at, bytes: bytes.to_vec() });
+            self.file.write_all_at(bytes, at)?;
+            return Err(fault.error(Call::Write));
+        }
+        #[cfg(test)]
         self.record(Change::Write { at, bytes: bytes.to_vec() });
         self.file.write_all_at(bytes, at)
     }
@@ -97,7 +113,7 @@ impl ImageFile {
     /// Changes the file's length.
     pub(crate) fn set_len(&self, len: u64) -> io::Result<()> {
         #[cfg(test)]
-        self.record(Change::SetLen(len));
+        self.change(Call::SetLen, Change::SetLen(len))?;
         self.file.set_len(len)
     }
 
@@ -105,6 +121,8 @@ impl ImageFile {
     /// for want of space. Where the file system cannot do that, does nothing.
     pub(crate) fn reserve(&self, at: u64, len: u64) -> io::Result<()> {
         const ALLOCATE: libc::c_int = 0;
+        #[cfg(test)]
+        self.may(Call::Reserve)?;
         match sys::fallocate(&self.file, ALLOCATE, at, len) {
             Err(error) if file::is_refusal(&error) => Ok(()),
             result => result,
@@ -114,7 +132,7 @@ impl ImageFile {
     /// Makes a range of the file read as zeroes, giving its space back where the file system can.
     pub(crate) fn punch(&self, at: u64, len: u64) -> io::Result<()> {
         #[cfg(test)]
-        self.record(Change::Punch { at, len });
+        self.change(Call::Punch, Change::Punch { at, len })?;
         let mode = SpaceChange::Punch { for_zeroes: true }.mode();
         match sys::fallocate(&self.file, mode, at, len) {
             Err(error) if file::is_refusal(&error) => self.write_zeroes(at, len),
@@ -137,7 +155,7 @@ impl ImageFile {
     /// Makes all that was written durable (`fdatasync`).
     pub(crate) fn sync(&self) -> io::Result<()> {
         #[cfg(test)]
-        self.record(Change::Sync);
+        self.change(Call::Sync, Change::Sync)?;
         match self.file.sync_data() {
             // File systems that are never written to (squashfs, EROFS) do not know this call.
             Err(error) if !self.writable && error.kind() == io::ErrorKind::InvalidInput => Ok(()),
@@ -153,7 +171,7 @@ impl ImageFile {
             return Ok(());
         }
         #[cfg(test)]
-        self.record(Change::Renew);
+        self.change(Call::Renew, Change::Renew)?;
         sys::renew_times(&self.file)?;
         self.sync_all()
     }
@@ -161,7 +179,7 @@ impl ImageFile {
     /// Makes all that was written durable, and the file's times (`fsync`).
     pub(crate) fn sync_all(&self) -> io::Result<()> {
         #[cfg(test)]
-        self.record(Change::SyncAll);
+        self.change(Call::SyncAll, Change::SyncAll)?;
         self.file.sync_all()
     }
 
@@ -177,6 +195,27 @@ impl ImageFile {
         if let Some(recorder) = &self.recorder {
             recorder.push(&self.path, change);
         }
+    }
+
+    /// How a call is to fail, if it is.
+    #[cfg(test)]
+    fn fault(&self, call: Call) -> Option<Fault> {
+        let time = self.recorder.as_ref().map_or(0, Recorder::len);
+        self.faults.as_ref()?.next(call, time)
+    }
+
+    /// Whether a call is let through.
+    #[cfg(test)]
+    fn may(&self, call: Call) -> io::Result<()> {
+        self.fault(call).map_or(Ok(()), |fault| Err(fault.error(call)))
+    }
+
+    /// Takes note of the change that a call makes, if it is let through.
+    #[cfg(test)]
+    fn change(&self, call: Call, change: Change) -> io::Result<()> {
+        self.may(call)?;
+        self.record(change);
+        Ok(())
     }
 }
 

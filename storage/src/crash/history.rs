@@ -56,6 +56,8 @@ pub(super) struct Event {
     pub(super) start: usize,
     /// When it was answered.
     pub(super) end: usize,
+    /// With an error: each of its sectors may be as before or as it was to be.
+    pub(super) failed: bool,
 }
 
 /// All requests, in the order of their submission. No two on the same sector overlap in time.
@@ -72,8 +74,19 @@ pub(super) type Allowed = SmallVec<[Version; 4]>;
 impl History {
     /// What each of the sectors that count may hold after a crash at `time`.
     pub(super) fn allowed(&self, time: usize) -> Vec<Allowed> {
+        self.states(time).1
+    }
+
+    /// What each of the sectors that count may hold if nothing crashes.
+    pub(super) fn settled(&self) -> Vec<Allowed> {
+        self.states(usize::MAX).0
+    }
+
+    /// Both.
+    fn states(&self, time: usize) -> (Vec<Allowed>, Vec<Allowed>) {
         let flushes = self.events.iter().filter(|event| event.deed == Deed::Flush);
-        let durable = flushes.filter(|flush| flush.end <= time).map(|flush| flush.start).max();
+        let flushes = flushes.filter(|flush| flush.end <= time && !flush.failed);
+        let durable = flushes.map(|flush| flush.start).max();
         let first: Vec<Allowed> =
             self.initial.iter().map(|&(_, version)| Allowed::from_slice(&[version])).collect();
         // What the sectors hold if nothing crashes, and what they may hold.
@@ -86,6 +99,8 @@ impl History {
                 let now = &mut settled[index];
                 match event.deed {
                     Deed::Flush => continue,
+                    Deed::Write(version) if event.failed => now.push(version),
+                    Deed::Zero { .. } | Deed::Discard if event.failed => now.push(ZERO),
                     Deed::Write(version) => *now = Allowed::from_slice(&[version]),
                     Deed::Zero { .. } => *now = Allowed::from_slice(&[ZERO]),
                     Deed::Discard => {
@@ -101,13 +116,13 @@ impl History {
                 }
             }
         }
-        allowed
+        (settled, allowed)
     }
 }
 
 #[test]
 fn a_flush_settles_what_was_answered_before_it() {
-    let event = |deed, start, end| Event { deed, first: 0, count: 1, start, end };
+    let event = |deed, start, end| Event { deed, first: 0, count: 1, start, end, failed: false };
     let events = vec![
         event(Deed::Write(7), 0, 2),
         event(Deed::Flush, 2, 4),
@@ -124,6 +139,11 @@ fn a_flush_settles_what_was_answered_before_it() {
     assert_eq!(allowed(7), [7, 7, ZERO, 8]);
     assert_eq!(allowed(9), [7, ZERO, 8], "not answered before the flush was submitted");
     assert_eq!(history.allowed(9)[1].to_vec(), [PARENT]);
+    let mut torn = history.clone();
+    torn.events[3].failed = true;
+    assert_eq!(torn.settled()[0].to_vec(), [7, ZERO, 8], "old or new");
+    torn.events[1].failed = true;
+    assert_eq!(torn.allowed(4)[0].to_vec(), [PARENT, 7], "nothing was flushed");
     assert_eq!(version_of(3, &content(3, 9)), Some(9));
     assert_eq!(version_of(4, &content(3, 9)), None);
     assert_eq!(version_of(4, &[0; SECTOR_BYTES]), Some(ZERO));

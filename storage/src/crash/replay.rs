@@ -69,13 +69,13 @@ pub(super) fn replay(session: &Session, samples: usize, seed: u64) -> Result<Tal
 }
 
 /// What a disk holds, and under which identity.
-struct Seen {
-    sectors: Vec<(u64, Version)>,
-    identity: Identity,
+pub(super) struct Seen {
+    pub(super) sectors: Vec<(u64, Version)>,
+    pub(super) identity: Identity,
 }
 
 /// What the disk at `path` holds when it is opened like this.
-fn found(path: &Path, options: &DiskOptions, how: &str) -> Result<Seen, String> {
+pub(super) fn found(path: &Path, options: &DiskOptions, how: &str) -> Result<Seen, String> {
     let disk = open(path, options, how)?;
     let sectors = look(&mut disk.queue(1).unwrap())?;
     let identity = testkit::top(&disk).identity().map_err(|error| format!("{error:?}"))?;
@@ -112,7 +112,7 @@ fn seen(session: &Session, state: &State<'_>, allowed: &[Allowed]) -> Result<See
 }
 
 /// Opens the disk as it is now for writing, and writes more.
-fn go_on(session: &Session, readable: Seen, dice: &mut Dice) -> Result<(), String> {
+pub(super) fn go_on(session: &Session, readable: Seen, dice: &mut Dice) -> Result<(), String> {
     let disk = open(&session.path, &WRITABLE, "for writing")?;
     let findings = testkit::top(&disk).check(false).map_err(|error| format!("{error:?}"))?;
     if let Some(harm) = findings.iter().find(|finding| !finding.harmless) {

@@ -8,6 +8,7 @@ use super::{Change, Dice, Recorder};
 use crate::buffers::Buffers;
 use crate::disk::Disk;
 use crate::engine::record::Recording;
+use crate::error::IoError;
 use crate::format::Format;
 use crate::formats::NewLayer;
 use crate::identity::Identity;
@@ -71,6 +72,8 @@ pub(super) struct Session {
     pub(super) recorder: Recorder,
     pub(super) history: History,
     pub(super) epochs: Vec<Epoch>,
+    /// What requests were answered that failed, by their number in the history.
+    pub(super) errors: Vec<(usize, IoError)>,
     /// Sectors in a logical block.
     pub(super) unit: u64,
 }
@@ -78,10 +81,23 @@ pub(super) struct Session {
 impl Session {
     /// Makes a disk of this kind, uses it four times, and records it all.
     pub(super) fn record(kind: Kind, seed: u64, steps: usize) -> Session {
+        let mut dice = Dice::new(seed);
+        let mut session = Session::make(kind, &mut dice, steps / 3);
+        let installed = session.recorder.install();
+        for steps in [steps, steps / 6, steps / 3] {
+            session.begin_epoch();
+            session.work(&mut dice, steps);
+        }
+        drop(installed);
+        session
+    }
+
+    /// Makes a disk of this kind, uses it once, and records it all.
+    pub(super) fn make(kind: Kind, dice: &mut Dice, steps: usize) -> Session {
         let folder = tempfile::tempdir_in(kind.place).unwrap();
         let path = testkit::file_in(folder.path(), "top", kind.format);
         let recorder = Recorder::default();
-        let installed = recorder.install();
+        let _installed = recorder.install();
         let parent = kind.parent.map(|format| testkit::file_in(folder.path(), "parent", format));
         let parent = parent.as_deref();
         if let Some(parent) = parent {
@@ -96,25 +112,25 @@ impl Session {
         let initial = sectors().map(|sector| (sector, first(sector))).collect();
         let history = History { initial, events: Vec::new() };
         let unit = u64::from(kind.sector) / SECTOR;
-        let epochs = Vec::new();
-        let mut session = Session { _folder: folder, path, recorder, history, epochs, unit };
-        let mut dice = Dice::new(seed);
-        session.work(&mut dice, steps / 3);
-        for steps in [steps, steps / 6, steps / 3] {
-            let disk = Disk::open(&session.path, &READ_ONLY).unwrap();
-            let before = look(&mut disk.queue(1).unwrap()).unwrap();
-            let identity = testkit::top(&disk).identity().unwrap();
-            drop(disk);
-            if kind.format == Format::Raw {
-                // As whoever takes note of an identity that rests on times.
-                session.recorder.push(&session.path, Change::SyncAll);
-            }
-            let (begin, clock) = (session.recorder.len(), session.clock());
-            session.epochs.push(Epoch { begin, before, identity, clock });
-            session.work(&mut dice, steps);
-        }
-        drop(installed);
+        let (epochs, errors) = (Vec::new(), Vec::new());
+        let mut session =
+            Session { _folder: folder, path, recorder, history, epochs, errors, unit };
+        session.work(dice, steps);
         session
+    }
+
+    /// Takes note of what the disk is before it is opened for writing again.
+    pub(super) fn begin_epoch(&mut self) {
+        let disk = Disk::open(&self.path, &READ_ONLY).unwrap();
+        let before = look(&mut disk.queue(1).unwrap()).unwrap();
+        let identity = testkit::top(&disk).identity().unwrap();
+        drop(disk);
+        if Format::of_name(&self.path) == Format::Raw {
+            // As whoever takes note of an identity that rests on times.
+            self.recorder.push(&self.path, Change::SyncAll);
+        }
+        let (begin, clock) = (self.recorder.len(), self.clock());
+        self.epochs.push(Epoch { begin, before, identity, clock });
     }
 
     /// What stands for the times of the disk's file now.
@@ -134,6 +150,25 @@ impl Session {
         let disk = Disk::open(&self.path, &WRITABLE).unwrap();
         let mut queue = disk.queue_on(Recording::new(&self.recorder, dice.roll()), 8);
         drop(disk);
+        self.ask(&mut queue, dice, steps);
+        assert!(self.errors.is_empty(), "{:?}", self.errors);
+        // Closing is as good as a flush, except of a raw disk, which has nothing to leave in order.
+        let start = self.recorder.len();
+        if Format::of_name(&self.path) == Format::Raw {
+            testkit::flush(&mut queue).unwrap();
+        }
+        drop(queue);
+        self.flushed(start, false);
+    }
+
+    /// Takes note of a flush that has just been answered, or of what is as good as one.
+    pub(super) fn flushed(&mut self, start: usize, failed: bool) {
+        let (end, deed) = (self.recorder.len(), Deed::Flush);
+        self.history.events.push(Event { deed, first: 0, count: 0, start, end, failed });
+    }
+
+    /// Asks for so much, and waits for the answers.
+    pub(super) fn ask(&mut self, queue: &mut DiskQueue, dice: &mut Dice, steps: usize) {
         let mut open = Vec::new();
         for _ in 0..steps {
             let (deed, first, count) = deed(dice, self.history.events.len(), self.unit);
@@ -142,11 +177,12 @@ impl Session {
                 other.first < first + count && first < other.first + other.count
             };
             if open.len() > 3 || open.iter().any(busy) || dice.chance(30) {
-                self.answer(&mut queue, &mut open);
+                self.answer(queue, &mut open);
             }
             let start = self.recorder.len();
             let number = self.history.events.len();
-            self.history.events.push(Event { deed, first, count, start, end: usize::MAX });
+            let (end, failed) = (usize::MAX, false);
+            self.history.events.push(Event { deed, first, count, start, end, failed });
             open.push(number);
             let (operation, buffers) = match deed {
                 Deed::Write(version) => {
@@ -162,15 +198,7 @@ impl Session {
                 self.ended(&mut open, number, result);
             }
         }
-        self.answer(&mut queue, &mut open);
-        // Closing is as good as a flush, except of a raw disk, which has nothing to leave in order.
-        let start = self.recorder.len();
-        if Format::of_name(&self.path) == Format::Raw {
-            testkit::flush(&mut queue).unwrap();
-        }
-        drop(queue);
-        let end = self.recorder.len();
-        self.history.events.push(Event { deed: Deed::Flush, first: 0, count: 0, start, end });
+        self.answer(queue, &mut open);
     }
 
     fn answer(&mut self, queue: &mut DiskQueue, open: &mut Vec<usize>) {
@@ -184,10 +212,11 @@ impl Session {
         assert!(open.is_empty());
     }
 
-    fn ended(&mut self, open: &mut Vec<usize>, number: usize, result: Result<(), crate::IoError>) {
-        result.unwrap();
+    fn ended(&mut self, open: &mut Vec<usize>, number: usize, result: Result<(), IoError>) {
         open.retain(|other| *other != number);
-        self.history.events[number].end = self.recorder.len();
+        let event = &mut self.history.events[number];
+        (event.end, event.failed) = (self.recorder.len(), result.is_err());
+        self.errors.extend(result.err().map(|error| (number, error)));
     }
 }
 

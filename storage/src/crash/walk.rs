@@ -12,7 +12,7 @@ use super::files::{Crashed, Files};
 use super::{Change, Dice};
 
 /// A number that the environment asks for, or this one.
-fn wanted(name: &str, default: usize) -> usize {
+pub(super) fn wanted(name: &str, default: usize) -> usize {
     let wanted = std::env::var(name).ok();
     wanted.map_or(default, |number| number.parse().unwrap_or_else(|_| panic!("{name}: a number")))
 }
@@ -105,7 +105,8 @@ impl<'a> Walk<'a> {
     }
 }
 
-fn short(path: &Path, change: &Change) -> String {
+/// A change in a line.
+pub(super) fn short(path: &Path, change: &Change) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match change {
         Change::Write { at, bytes } => format!("{name}: write {at:#x} +{:#x}", bytes.len()),
