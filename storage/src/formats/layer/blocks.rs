@@ -270,6 +270,20 @@ impl Blocks {
         });
     }
 
+    /// Publishes which of `blocks`, which are held, are data as the file has it.
+    pub(super) fn ask_again(&self, blocks: Range<u64>) -> Result<(), FormatError> {
+        self.image.sync().map_err(FormatError::host("sync", 0))?;
+        for (number, within) in windows(blocks) {
+            let first = number * WINDOW;
+            let found = self.load(number, &within)?;
+            self.now_empty(first + within.start..first + within.end);
+            for block in within.filter(|&block| found.data.has(block)) {
+                self.now_data(first + block..first + block + 1);
+            }
+        }
+        Ok(())
+    }
+
     fn change(&self, blocks: Range<u64>, change: impl Fn(&mut Window, &Range<u64>)) {
         for (number, within) in windows(blocks) {
             let mut shard = self.shard(number);

@@ -240,32 +240,38 @@ impl RuntimeLayer {
                 left.push(run);
             }
         })?;
-        for run in left {
-            self.punch(&run)?;
-        }
-        Ok(())
+        left.into_iter().map(|run| self.take_away(&run)).fold(Ok(()), Result::and)
     }
 
-    fn punch(&self, blocks: &Range<u64>) -> Result<(), FormatError> {
+    /// Punches blocks that are not to be data. Those that the file keeps all the same are: an
+    /// erasure must know of them.
+    fn take_away(&self, blocks: &Range<u64>) -> Result<(), FormatError> {
         let (at, len) = self.geometry.place(blocks);
-        self.image.punch(at, len).map_err(FormatError::host("punch", at))
+        let punched = self.image.punch(at, len).map_err(FormatError::host("punch", at));
+        match punched {
+            Ok(()) => self.blocks.now_empty(blocks.clone()),
+            Err(_) => self.blocks.ask_again(blocks.clone())?,
+        }
+        punched
     }
 
     fn end_erase(&self, blocks: &Range<u64>, edges: (u64, u64)) -> Result<(), FormatError> {
         self.blocks.now_empty(whole(blocks, edges));
+        let mut result = Ok(());
         for part in parts(blocks, edges, self.info.size).into_iter().flatten() {
             let block = part.start / BLOCK;
-            let copied = match self.blocks.state(block)? {
-                State::Data => false,
-                State::Transparent if self.info.parent.is_some() => true,
+            match self.blocks.state(block)? {
+                State::Data => {}
+                // The copy has put it there, whatever becomes of its parts: what is not known to be
+                // in the body would stay there when it is erased.
+                State::Transparent if self.info.parent.is_some() => {
+                    self.blocks.now_data(block..block + 1);
+                }
                 State::Zero | State::Transparent => continue,
-            };
-            self.write_zeroes(&part)?;
-            if copied {
-                self.blocks.now_data(block..block + 1);
             }
+            result = result.and_then(|()| self.write_zeroes(&part));
         }
-        Ok(())
+        result
     }
 
     /// After an erasure that failed, whole blocks are zero all the same if that can be had: what
@@ -281,10 +287,6 @@ impl RuntimeLayer {
                 State::Data | State::Zero => {}
             }
         })?;
-        for run in left {
-            self.punch(&run)?;
-            self.blocks.now_empty(run);
-        }
-        Ok(())
+        left.into_iter().map(|run| self.take_away(&run)).fold(Ok(()), Result::and)
     }
 }

@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::crash::{Change, Dice, Recorder};
+use crate::engine::fault::{Fault as Broken, Faulty, Script};
+use crate::image::fault::{Call, Fault, Faults};
+use crate::testkit;
 
 const SIZE: u64 = 64 * BLOCK;
 
@@ -154,4 +157,45 @@ fn threads_that_share_blocks_do_not_harm_each_other() {
         drop(disk);
         assert!(read(&mut place.queue(), 0, wanted.len()) == wanted);
     }
+}
+
+/// A block that was copied from the parent is in the file, also where what should come after that
+/// has failed: who erases it must know.
+#[test]
+fn what_was_copied_is_erased_with_the_block() {
+    let mut failed = 0;
+    for call in 0..6 {
+        let place = Place::on_disk(SIZE, Some(SIZE));
+        let faults = Faults::default();
+        let installed = faults.install();
+        let mut queue = place.queue();
+        faults.fail_after(call, Fault { no_space: true, written: 0 });
+        // Two blocks, each in part.
+        let unmap = Operation::WriteZeroes { unmap: true };
+        let torn = testkit::erase(&mut queue, unmap, BLOCK - 512, 1024);
+        failed += usize::from(torn.is_err());
+        zero(&mut queue, 0, 2 * BLOCK);
+        testkit::flush(&mut queue).unwrap();
+        drop((queue, installed));
+        assert!(read(&mut place.queue(), 0, 2 * 4096) == [0; 2 * 4096], "call {call}");
+    }
+    assert!(failed > 2, "{failed}");
+}
+
+/// The same of what a failed request leaves because it cannot be punched.
+#[test]
+fn what_cannot_be_taken_away_is_erased_with_the_block() {
+    let place = Place::on_disk(SIZE, Some(SIZE));
+    let faults = Faults::default();
+    let installed = faults.install();
+    let disk = Disk::open(&place.layer, &WRITABLE).unwrap();
+    let mut queue = disk.queue_on(Faulty::new(&Script::new([Broken::Fail(libc::EIO)])), 4);
+    // A header and its sync, and two blocks that are copied.
+    faults.fail_after(4, Fault { no_space: false, written: 0 });
+    testkit::write(&mut queue, BLOCK - 512, &[9; 1024]).unwrap_err();
+    assert_eq!(faults.hit().map(|hit| hit.call), Some(Call::Punch));
+    zero(&mut queue, 0, 2 * BLOCK);
+    testkit::flush(&mut queue).unwrap();
+    drop((queue, disk, installed));
+    assert!(read(&mut place.queue(), 0, 2 * 4096) == [0; 2 * 4096]);
 }
