@@ -276,6 +276,10 @@ impl Map {
                 }
             }
             for &number in &self.l1_dirty {
+                // The file may refer to its table from here on, whatever becomes of this flush.
+                if let Some(table) = self.l2.get_mut(&number) {
+                    table.fresh = false;
+                }
                 let at = self.header.l1_offset + number as u64 * 8;
                 let entry = self.l1[number].to_be_bytes();
                 image.write_at(&entry, at).map_err(FormatError::host("write", at))?;

@@ -17,6 +17,7 @@ use crate::request::Operation;
 use crate::testkit;
 
 mod crash;
+mod faults;
 mod hostile;
 mod identity;
 mod model;
