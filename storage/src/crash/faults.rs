@@ -269,3 +269,8 @@ fn vhdx_base() {
 fn vhdx_on_raw() {
     survives(Kind::new(Format::Vhdx, Some(Format::Raw)), 2);
 }
+
+#[test]
+fn qcow2_of_many_tables() {
+    survives(Kind { crowded: true, ..Kind::new(Format::Qcow2, None) }, 1);
+}

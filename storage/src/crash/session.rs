@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use cohort_tests::oracles::Qemu;
+
 use super::files::Files;
 use super::history::{Deed, Event, History, PARENT, Version, ZERO, contents, version_of};
 use super::{Change, Dice, Recorder};
@@ -44,12 +46,16 @@ pub(super) struct Kind {
     pub(super) sector: u32,
     /// Whether all of its space is taken at once.
     pub(super) fixed: bool,
+    /// Whether it is one of QEMU's, with the smallest clusters, so that there are many tables, and
+    /// so full that the table of counts moves.
+    pub(super) crowded: bool,
 }
 
 impl Kind {
     /// In memory, on a parent of the same size, with blocks of 512 bytes that take space when they are written.
     pub(super) const fn new(format: Format, parent: Option<Format>) -> Kind {
-        Kind { format, parent, below: SIZE, place: MEMORY, sector: 512, fixed: false }
+        let (below, place, sector, fixed) = (SIZE, MEMORY, 512, false);
+        Kind { format, parent, below, place, sector, fixed, crowded: false }
     }
 }
 
@@ -106,7 +112,10 @@ impl Session {
         let parent = parent.map(testkit::link_to);
         let new =
             NewLayer { size: SIZE, sector: kind.sector, parent, fixed: kind.fixed, traits: None };
-        testkit::create_linked(&path, &new).unwrap();
+        match kind.crowded {
+            true => make_crowded(&path, &recorder),
+            false => testkit::create_linked(&path, &new).unwrap(),
+        }
         let parents = if new.parent.is_some() { kind.below / SECTOR } else { 0 };
         let first = |sector| if sector < parents { PARENT } else { ZERO };
         let initial = sectors().map(|sector| (sector, first(sector))).collect();
@@ -218,6 +227,17 @@ impl Session {
         (event.end, event.failed) = (self.recorder.len(), result.is_err());
         self.errors.extend(result.err().map(|error| (number, error)));
     }
+}
+
+/// Lets QEMU make a base of clusters of 512 bytes, and writes nearly as much as its refcount table
+/// can count: where nobody looks.
+fn make_crowded(path: &Path, recorder: &Recorder) {
+    let (size, options) = (SIZE.to_string(), "cluster_size=512,refcount_bits=64");
+    let create = ["create", "-q", "-f", "qcow2", "-o", options, path.to_str().unwrap(), &size];
+    Qemu::installed().img(&create);
+    recorder.push(path, Change::Write { at: 0, bytes: std::fs::read(path).unwrap() });
+    let mut queue = Disk::open(path, &WRITABLE).unwrap().queue(1).unwrap();
+    testkit::write(&mut queue, 8 << 20, &[3; 1700 << 10]).unwrap();
 }
 
 /// Makes a base of `size` bytes that holds [`PARENT`].

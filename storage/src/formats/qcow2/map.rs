@@ -266,9 +266,7 @@ impl Map {
             self.write_entries(number, table, 0..table.entries.len())?;
         }
         sync()?;
-        if self.refcounts.write_table(&image, &mut self.header)? {
-            sync()?;
-        }
+        self.refcounts.write_table(&image, &mut self.header)?;
         if self.dirty {
             for (&number, table) in self.l2.iter().filter(|(_, table)| !table.fresh) {
                 if let Some(range) = &table.dirty {
@@ -293,7 +291,7 @@ impl Map {
             (table.dirty, table.fresh) = (None, false);
         }
         // Now nothing in the file refers to these either.
-        if let Some((offset, clusters)) = moved {
+        for (offset, clusters) in moved {
             let first = offset >> self.header.cluster_bits;
             self.replaced.push(first..first + u64::from(clusters));
         }

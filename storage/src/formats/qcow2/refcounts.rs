@@ -34,10 +34,12 @@ pub(super) struct Refcounts {
     table: Vec<u64>,
     /// Entries that are not in the file yet.
     table_dirty: Vec<usize>,
-    /// Where the table is; in the file it may still be elsewhere.
+    /// Where the table is; the header may still name another place.
     place: (u64, u32),
-    /// Where the file still has it, if elsewhere.
-    moved_from: Option<(u64, u32)>,
+    /// Whether the file has it there, but for the dirty entries.
+    in_place: bool,
+    /// Where it was. As long as something is dirty, the header may name any of these places.
+    moved_from: Vec<(u64, u32)>,
     l1: (u64, u64),
     blocks: HashMap<usize, Block>,
     /// Blocks that are not in the file as they should be.
@@ -81,7 +83,8 @@ impl Refcounts {
             table,
             table_dirty: Vec::new(),
             place: (offset, clusters),
-            moved_from: None,
+            in_place: true,
+            moved_from: Vec::new(),
             l1: (header.l1_offset >> header.cluster_bits, l1_clusters),
             blocks: HashMap::new(),
             dirty_blocks: 0,
@@ -107,6 +110,12 @@ impl Refcounts {
     /// The highest count.
     fn max(&self) -> u64 {
         u64::MAX >> (64 - (1u32 << self.order))
+    }
+
+    /// Whether the table is in the file where it is to be.
+    #[cfg(test)]
+    pub(super) fn is_in_place(&self) -> bool {
+        self.in_place
     }
 
     /// Clusters of the file that may be in use.
@@ -235,22 +244,22 @@ impl Refcounts {
         // With space for the blocks that count it, lest it move and they do not follow.
         self.reserve(image, clusters + clusters / self.per_block() + 2)?;
         let first = self.take_end(image, clusters)?;
+        let before = (self.table.len(), self.place, self.in_place);
         self.table.resize(index(clusters * self.cluster() / 8), 0);
-        // The file may already be waiting for an earlier move.
-        let (old, old_clusters) = self.place;
-        let waiting = self.moved_from.is_some();
-        self.moved_from.get_or_insert(self.place);
+        self.moved_from.push(self.place);
         self.place = (first << self.cluster_bits, u32::try_from(clusters).unwrap_or(u32::MAX));
-        self.dirty = true;
-        for cluster in first..first + clusters {
-            self.set(image, cluster, 1)?;
-        }
-        if waiting {
-            for cluster in 0..u64::from(old_clusters) {
-                self.release(image, (old >> self.cluster_bits) + cluster)?;
-            }
-        }
-        Ok(())
+        (self.in_place, self.dirty) = (false, true);
+        let counted = (first..first + clusters).try_for_each(|cluster| self.set(image, cluster, 1));
+        counted.inspect_err(|_| {
+            // A table that is not counted as a whole would be overwritten one day.
+            let (len, place, in_place) = before;
+            (self.place, self.in_place) = (place, in_place);
+            self.moved_from.pop();
+            self.table.truncate(len);
+            self.table_dirty.retain(|&number| number < len);
+            self.blocks.retain(|&number, _| number < len);
+            self.dirty_blocks = self.blocks.values().filter(|block| block.dirty.is_some()).count();
+        })
     }
 
     /// Clusters behind all others.
@@ -350,45 +359,57 @@ impl Refcounts {
         Ok(())
     }
 
-    /// Writes counts, and new blocks and tables that nothing in the file refers to yet.
+    /// Writes counts, and new blocks that nothing in the file refers to yet.
     pub(super) fn write_blocks(&self, image: &ImageFile) -> Result<(), FormatError> {
         for (&number, block) in &self.blocks {
             if let Some(range) = &block.dirty {
                 super::write_sectors(image, self.table[number], &block.bytes, range.clone())?;
             }
         }
-        if self.moved_from.is_some() {
-            let bytes: Vec<u8> = self.table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-            let at = self.place.0;
-            image.write_at(&bytes, at).map_err(FormatError::host("write", at))?;
-        }
         Ok(())
     }
 
-    /// Makes the file refer to new blocks, when these are durable. Whether that is to be synced.
+    /// Makes the file refer to new blocks, which are durable, and to the table's place; durably.
     pub(super) fn write_table(
-        &self,
+        &mut self,
         image: &ImageFile,
         header: &mut Header,
-    ) -> Result<bool, FormatError> {
-        if self.moved_from.is_some() {
-            header.set_refcount_table(image, self.place.0, self.place.1)?;
-            return Ok(false);
+    ) -> Result<(), FormatError> {
+        let sync = |at| image.sync().map_err(FormatError::host("sync", at));
+        if !self.in_place {
+            let bytes: Vec<u8> = self.table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+            let at = self.place.0;
+            image.write_at(&bytes, at).map_err(FormatError::host("write", at))?;
+            sync(at)?;
+            // From here on the header may name it, also where writing that has failed.
+            self.in_place = true;
+            self.table_dirty.clear();
         }
+        let mut written = Vec::new();
         for &number in &self.table_dirty {
-            let at = self.place.0 + number as u64 * 8;
-            let entry = self.table[number].to_be_bytes();
-            image.write_at(&entry, at).map_err(FormatError::host("write", at))?;
+            let (at, entry) = (self.place.0 + number as u64 * 8, self.table[number]);
+            // What counts the block's own cluster came first, and must be there first: a crash
+            // between the two would leave the block where the next one finds free space.
+            let home = index((entry >> self.cluster_bits) / self.per_block());
+            if home != number && written.contains(&home) {
+                sync(at)?;
+                written.clear();
+            }
+            image.write_at(&entry.to_be_bytes(), at).map_err(FormatError::host("write", at))?;
+            written.push(number);
         }
-        Ok(!self.table_dirty.is_empty())
+        if !written.is_empty() {
+            sync(self.place.0)?;
+        }
+        header.set_refcount_table(image, self.place.0, self.place.1)
     }
 
-    /// Takes note that everything is in the file and durable. Gives back the clusters of a table
-    /// that has moved away.
-    pub(super) fn written(&mut self) -> Option<(u64, u32)> {
+    /// Takes note that everything is in the file and durable. Gives back the places that a table
+    /// has moved away from.
+    pub(super) fn written(&mut self) -> Vec<(u64, u32)> {
         self.blocks.values_mut().for_each(|block| block.dirty = None);
         self.table_dirty.clear();
         (self.dirty, self.dirty_blocks) = (false, 0);
-        self.moved_from.take()
+        std::mem::take(&mut self.moved_from)
     }
 }

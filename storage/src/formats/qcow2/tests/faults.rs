@@ -111,3 +111,60 @@ fn a_table_is_new_until_the_file_may_refer_to_it() {
         subject.survives(6, &(0..9).collect(), &format!("call {call}"));
     }
 }
+
+/// A table of counts that moves on before the file is known to name its last place keeps that: the
+/// file may name it.
+#[test]
+fn a_refcount_table_keeps_every_place_that_the_file_may_name() {
+    const CROWDED: &str = "cluster_size=512,refcount_bits=64";
+    // The first table counts 4096 clusters.
+    let prepared = || {
+        let subject = Subject::new(CROWDED, 4096 - 40);
+        (0..40).for_each(|cluster| subject.put(cluster));
+        assert!(!subject.layer.state().map.refcounts.is_in_place());
+        subject
+    };
+    let calls = {
+        let subject = prepared();
+        let before = subject.faults.calls();
+        subject.flush().unwrap();
+        subject.faults.calls() - before
+    };
+    for call in calls.saturating_sub(5)..calls {
+        let subject = prepared();
+        subject.faults.fail_after(call, FAULT);
+        subject.flush().unwrap_err();
+        {
+            let map = &mut subject.layer.state().map;
+            let (_, place) = map.refcounts.own();
+            while map.refcounts.own().1 == place {
+                map.refcounts.allocate(&subject.layer.image).unwrap();
+            }
+        }
+        // A place that was given back would be overwritten now.
+        (40..46).for_each(|cluster| subject.put(cluster));
+        subject.survives(1, &(0..46).collect(), &format!("call {call} of {calls}"));
+        subject.flush().unwrap();
+        let found = layer(&subject.path, false).check(false).unwrap();
+        assert!(found.iter().all(|finding| finding.harmless), "{found:?}");
+    }
+}
+
+/// Where the clusters of a table that moves cannot be counted, it stays where it is.
+#[test]
+fn a_refcount_table_that_cannot_be_counted_does_not_move() {
+    let mut stayed = 0;
+    for call in 0..12 {
+        let subject = Subject::new("cluster_size=512,refcount_bits=64", 4096 - 2);
+        subject.faults.fail_after(call, Fault { no_space: true, written: 0 });
+        {
+            let map = &mut subject.layer.state().map;
+            let taken = (0..8).map(|_| map.refcounts.allocate_table(&subject.layer.image));
+            stayed += taken.filter(Result::is_err).count();
+        }
+        subject.flush().or_else(|_| subject.flush()).unwrap();
+        let found = layer(&subject.path, false).check(false).unwrap();
+        assert!(found.iter().all(|finding| finding.harmless), "call {call}: {found:?}");
+    }
+    assert!(stayed > 3, "{stayed}");
+}
