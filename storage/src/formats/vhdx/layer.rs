@@ -163,19 +163,21 @@ impl VhdxLayer {
         let block = shared.map.geometry.block;
         drop(shared);
         put_in_order(&mut taken, bat);
-        if !taken.is_empty() {
-            let result = writer.journal.write(&self.image, &mut writer.headers, &taken);
-            let mut shared = lock(&self.shared);
-            shared.map.pages.written(&taken, result.is_err());
-            if result.is_err() {
-                released.into_iter().for_each(|offset| shared.map.space.release(offset));
-                return result;
-            }
-        }
-        if !released.is_empty() && taken.is_empty() {
+        let result = if !taken.is_empty() {
+            writer.journal.write(&self.image, &mut writer.headers, &taken)
+        } else if !released.is_empty() {
             // What was read from the file is in it for good.
-            self.image.sync().map_err(FormatError::host("sync", 0))?;
+            self.image.sync().map_err(FormatError::host("sync", 0))
+        } else {
+            Ok(())
+        };
+        let mut shared = lock(&self.shared);
+        shared.map.pages.written(&taken, result.is_err());
+        if result.is_err() {
+            released.into_iter().for_each(|offset| shared.map.space.release(offset));
+            return result;
         }
+        drop(shared);
         // The file refers to none of it any more.
         let zeroed = released.into_iter().filter(|&at| self.image.punch(at, block).is_ok());
         let zeroed: Vec<u64> = zeroed.collect();

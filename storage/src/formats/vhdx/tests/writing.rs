@@ -5,6 +5,7 @@ use super::super::header::Headers;
 use super::super::journal::Journal;
 use super::super::region::Region;
 use super::*;
+use crate::image::fault::{Fault, Faults};
 
 #[test]
 fn only_changes_change_the_file() {
@@ -244,4 +245,24 @@ fn a_last_block_that_is_cut_short_gets_all_its_space() {
 
 fn zeroes(bytes: &[u8]) -> bool {
     bytes.iter().all(|&byte| byte == 0)
+}
+
+/// Space that a flush could not set free is set free by the next one.
+#[test]
+fn space_outlives_a_flush_that_fails() {
+    let (_folder, path) = make(&dynamic(4 * MIB), MIB);
+    let faults = Faults::default();
+    let failing = faults.install();
+    let image = image(&path);
+    drop(failing);
+    let layer = layer_of(&image);
+    let mut steps = Vec::new();
+    let ticket = layer.resolve_write(range(MIB, 512), &mut steps).unwrap();
+    layer.finish(ticket, Outcome::Abort).unwrap();
+    faults.fail_after(0, Fault { no_space: false, written: 0 });
+    layer.flush_metadata().unwrap_err();
+    layer.flush_metadata().unwrap();
+    let next = range(2 * MIB, 512);
+    change(&layer, &image, |steps| layer.resolve_write(next, steps), &[1; 512]);
+    assert_eq!(fs::metadata(&path).unwrap().len(), 5 * MIB);
 }
