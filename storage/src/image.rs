@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 #[cfg(test)]
 use self::fault::{Call, Fault, Faults};
@@ -28,6 +29,8 @@ pub(crate) struct ImageFile {
     writable: bool,
     /// Given up with the file.
     lock: Option<ImageLock>,
+    /// The error of a sync here that no flush has told of; 0: none.
+    failed_sync: AtomicI32,
     #[cfg(test)]
     recorder: Option<Recorder>,
     #[cfg(test)]
@@ -51,6 +54,7 @@ impl ImageFile {
             path: path.to_owned(),
             writable,
             lock: None,
+            failed_sync: AtomicI32::new(0),
             #[cfg(test)]
             recorder: Recorder::installed(),
             #[cfg(test)]
@@ -154,12 +158,15 @@ impl ImageFile {
 
     /// Makes all that was written durable (`fdatasync`).
     pub(crate) fn sync(&self) -> io::Result<()> {
-        #[cfg(test)]
-        self.change(Call::Sync, Change::Sync)?;
-        match self.file.sync_data() {
+        let sync = || {
+            #[cfg(test)]
+            self.change(Call::Sync, Change::Sync)?;
+            self.file.sync_data()
+        };
+        match sync() {
             // File systems that are never written to (squashfs, EROFS) do not know this call.
             Err(error) if !self.writable && error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-            result => result,
+            result => result.inspect_err(|error| self.note_failed_sync(error)),
         }
     }
 
@@ -178,9 +185,26 @@ impl ImageFile {
 
     /// Makes all that was written durable, and the file's times (`fsync`).
     pub(crate) fn sync_all(&self) -> io::Result<()> {
-        #[cfg(test)]
-        self.change(Call::SyncAll, Change::SyncAll)?;
-        self.file.sync_all()
+        let sync = || {
+            #[cfg(test)]
+            self.change(Call::SyncAll, Change::SyncAll)?;
+            self.file.sync_all()
+        };
+        sync().inspect_err(|error| self.note_failed_sync(error))
+    }
+
+    fn note_failed_sync(&self, error: &io::Error) {
+        self.failed_sync.store(error.raw_os_error().unwrap_or(libc::EIO), Ordering::Release);
+    }
+
+    /// The error of a sync by the format since this was last asked. The kernel may have dropped
+    /// what it could not write, payload too, and tells of it once: the next sync finds nothing
+    /// amiss.
+    pub(crate) fn take_failed_sync(&self) -> io::Result<()> {
+        match self.failed_sync.swap(0, Ordering::AcqRel) {
+            0 => Ok(()),
+            error => Err(io::Error::from_raw_os_error(error)),
+        }
     }
 
     /// Appends the parts of `at..at + len` that hold written bytes, in order: neither holes nor

@@ -414,6 +414,14 @@ impl DiskQueue {
         }
     }
 
+    /// The error of a sync by a format, of which no flush has told yet.
+    fn failed_sync(&self) -> Result<(), IoError> {
+        let operation = "fdatasync (for metadata)";
+        let told = |source| IoError::Host { operation, offset: 0, source };
+        let changing = self.disk.changing().map(|number| &self.disk.files[usize::from(number)]);
+        changing.map(|file| file.image().take_failed_sync().map_err(told)).fold(Ok(()), Result::and)
+    }
+
     /// Counts a part as ended. With the last one, the layer is told, and the answer is known.
     fn end_part(&mut self, slot: usize) -> Option<Answer> {
         let Pending { token, operation, ticket, error, .. } = self.slots.end_part(slot)?;
@@ -427,6 +435,8 @@ impl DiskQueue {
         if operation == Operation::Flush && !self.disk.read_only() {
             // Payload durable, then metadata.
             result = result.and_then(|()| chain.flush_metadata().map_err(IoError::from));
+            // What a sync on behalf of another request has lost, this one must tell of.
+            result = result.and(self.failed_sync());
         }
         Some((token, result))
     }
