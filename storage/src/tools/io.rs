@@ -78,7 +78,8 @@ impl DiskIo {
     /// may be written any more, also after an error. The disk stays locked while it lives.
     pub(super) fn settle(&mut self) -> Result<(), ToolError> {
         let flushed = self.ask(Operation::Flush, DiskRange::EMPTY, Buffers::none());
-        let closed = self.disk.state().chain.close();
+        // What goes wrong is told here, and not once more when the disk goes.
+        let closed = self.disk.state().chain.close().inspect_err(|_| self.abandon());
         flushed?;
         closed.map_err(|source| DiskError::Layer { path: self.path.clone(), source }.into())
     }
