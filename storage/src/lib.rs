@@ -33,6 +33,7 @@
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod layer;
+pub mod reservation;
 pub mod tools;
 
 mod buffers;
