@@ -34,6 +34,7 @@
 pub mod fuzzing;
 pub mod layer;
 pub mod reservation;
+pub mod scsi;
 pub mod tools;
 
 mod buffers;

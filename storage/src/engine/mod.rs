@@ -18,6 +18,8 @@ use crate::transfer::Transfer;
 #[cfg(test)]
 pub(crate) mod fault;
 #[cfg(test)]
+pub(crate) mod gated;
+#[cfg(test)]
 mod held;
 mod positional;
 #[cfg(test)]
