@@ -32,6 +32,7 @@
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod iscsi;
 pub mod layer;
 pub mod reservation;
 pub mod scsi;

@@ -1,0 +1,44 @@
+//! An iSCSI server (RFC 7143): any initiator's way over TCP to a [`Target`](crate::scsi::Target).
+//!
+//! ```text
+//!  TcpListener ──► welcome: a thread for each connection      server.rs
+//!                     │
+//!                     ├──► Input ──► pdu::decode              input.rs, pdu.rs, digest.rs
+//!                     ├──► Login: who, how                    login.rs, keys.rs, negotiation.rs, chap.rs
+//!                     ├──► Registry: one session a port       registry.rs
+//!                     └──► Session: commands, data, answers   session.rs, session/
+//!                              ├──► ScsiQueue                 scsi.rs
+//!                              └──► Output                    output.rs
+//! ```
+//!
+//! Error recovery level 0, one connection a session, portal group 1. The initiator's port, to
+//! which reservations belong, is its name and ISID, whatever connection it comes over.
+//!
+//! **Clients are strangers.** Lengths are believed only within what was agreed on, and what one
+//! client can have the server keep is bounded by [`ServerLimits`].
+
+mod chap;
+mod connection;
+mod digest;
+mod input;
+mod keys;
+mod limits;
+mod login;
+mod names;
+mod negotiation;
+mod output;
+mod pdu;
+mod poller;
+mod pool;
+mod registry;
+mod secrets;
+mod server;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub use limits::ServerLimits;
+pub use names::{BadName, IscsiName};
+pub use registry::SessionStatus;
+pub use secrets::{ChapSecrets, SecretsError};
+pub use server::{Server, ServerError, ServerOptions};
