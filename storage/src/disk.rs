@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use crate::chain::Chain;
 use crate::chain::open::{self, DEPTH_MAX};
 use crate::engine::{EngineKind, sys};
@@ -210,6 +212,12 @@ impl Disk {
     /// The path of its top layer, as it was opened.
     pub fn path(&self) -> &Path {
         self.0.files.first().map_or(Path::new(""), BackingFile::path)
+    }
+
+    /// What tells the disk from all others, whatever its contents and wherever it is, where one of
+    /// its layers says.
+    pub fn id(&self) -> Option<Uuid> {
+        self.0.chain.layers().find_map(|layer| layer.info().traits).map(|traits| traits.id)
     }
 
     /// The paths of its layers, top first.

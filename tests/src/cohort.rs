@@ -203,6 +203,11 @@ impl Running {
         }
     }
 
+    /// What it has said on standard output so far.
+    pub fn said(&self) -> String {
+        self.output.text()
+    }
+
     /// The processes that it started, directly or not.
     pub fn descendants(&self) -> Vec<u32> {
         let mut all = processes::marked(&self.marker);

@@ -7,6 +7,7 @@
 pub mod cohort;
 pub mod cpio;
 pub mod disks;
+pub mod iscsi;
 pub mod linux;
 pub mod oracles;
 pub mod processes;

@@ -5,6 +5,7 @@ pub mod kernel;
 pub mod lab;
 pub mod machine;
 pub mod outcome;
+pub mod shared_disk;
 pub mod signals;
 pub mod spec;
 pub mod units;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use storage::Format;
 
 mod disk_option;
+mod open;
 
 pub use disk_option::DiskOptionError;
 pub(crate) use disk_option::{engine, format, serial};

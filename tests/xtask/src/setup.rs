@@ -21,6 +21,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("gcc", "linker, and the C parts of compression crates"),
     ("kmod", "order of kernel modules"),
     ("libc6-dev", "linking"),
+    ("libiscsi-bin", "the initiator that judges shared disks"),
+    ("libcunit1", "the same"),
     ("lz4", "the second opinion on kernel payloads"),
     ("python3-libvhdi", "the second opinion on VHDX chains"),
     ("python3-pip", "disk files that others made"),

@@ -7,6 +7,7 @@ mod failure;
 mod lab;
 mod logging;
 mod run;
+mod shared_disk;
 mod terminal;
 mod vm;
 
@@ -52,6 +53,8 @@ enum Command {
     Run(Box<run::Args>),
     Lab(lab::Args),
     Disk(disk::Args),
+    #[command(name = "shared-disk")]
+    SharedDisk(shared_disk::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
@@ -67,6 +70,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Run(args) => run::main(*args),
         Command::Lab(args) => lab::main(args),
         Command::Disk(args) => disk::main(args),
+        Command::SharedDisk(args) => shared_disk::main(args),
         Command::Bench(args) => bench::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Vm(args) => vm::main(&args),

@@ -1,11 +1,10 @@
 //! The guest's disks, from what the description says of them.
 
 use devices::virtio::blk::Block;
-use storage::tools::{DiskName, temporary_child};
-use storage::{Bytes, Disk, DiskOptions};
+use storage::Disk;
 
 use super::MachineError;
-use crate::spec::{DiskSource, DiskSpec, EngineChoice};
+use crate::spec::{DiskSpec, EngineChoice};
 
 /// Most request queues that a disk has by default.
 const QUEUES_DEFAULT_MAX: u16 = 8;
@@ -16,27 +15,7 @@ pub(super) fn open(
     spec: &DiskSpec,
     cpus: u8,
 ) -> Result<(Disk, Block), MachineError> {
-    let options = DiskOptions {
-        read_only: spec.read_only,
-        direct: spec.direct,
-        engine: match spec.engine {
-            EngineChoice::Auto => storage::EngineChoice::Auto,
-            EngineChoice::IoUring => storage::EngineChoice::IoUring,
-            EngineChoice::Positional => storage::EngineChoice::Positional,
-        },
-        format: spec.format,
-        allow_mismatch: spec.allow_mismatch,
-        map_memory: spec.map_memory.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)),
-    };
-    let disk = match &spec.source {
-        DiskSource::Path(path) => Disk::open(path, &options).map_err(Into::into),
-        DiskSource::Scratch(size) => Disk::scratch(Bytes::new(*size), &options).map_err(Into::into),
-        DiskSource::Child(path) => {
-            let (path, format, allow_mismatch) = (path.clone(), spec.format, spec.allow_mismatch);
-            temporary_child(&DiskName { path, format, allow_mismatch }, &options)
-        }
-    };
-    let disk = disk.map_err(|source| MachineError::Disk { number, source })?;
+    let disk = spec.open().map_err(|source| MachineError::Disk { number, source })?;
     tracing::info!(
         disk = number,
         engine = disk.engine_name(),

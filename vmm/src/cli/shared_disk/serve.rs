@@ -1,0 +1,112 @@
+//! `cohort shared-disk serve`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cohort::shared_disk::serve::{Order, ServeError, Serving};
+use cohort::signals::StopSignals;
+use cohort::spec::DiskSpec;
+use rustix::event::{PollFd, PollFlags, poll};
+use storage::iscsi::IscsiName;
+
+use super::Done;
+use crate::cli::failure::Failure;
+use crate::cli::{print, print_json, tell};
+
+/// The port that iSCSI has at IANA.
+const PORT: u16 = 3260;
+
+/// Serves disks until it is stopped by a signal
+///
+/// Prints `ready` and where each logical unit is found once it serves.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The disks, LUN 0 first, as for `cohort run --disk`
+    #[arg(required = true, value_name = "PATH[,OPTION]...")]
+    disks: Vec<DiskSpec>,
+    /// Serve iSCSI on this address; can be given several times. Port 0 is any that is free
+    #[arg(long, required = true, value_name = "ADDRESS[:PORT]", value_parser = address)]
+    iscsi: Vec<SocketAddr>,
+    /// The target's name [default: iqn.2026-11.cohort: and the first disk's name]
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    iqn: Option<IscsiName>,
+    /// Let only initiators in that know a secret (CHAP). Lines of the file are `name:secret`; the
+    /// line of the target's own name is what it proves itself with
+    #[arg(long, value_name = "FILE")]
+    chap: Option<PathBuf>,
+    /// Where reservations are kept that survive the server [default: beside the first disk,
+    /// PATH.reservations]
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+    /// The control socket, for `status` and `clear` [default: one of this user's]
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
+    /// Print what is ready as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let ip = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
+    text.parse().or_else(|_| ip()).map_err(|_| {
+        "an IP address and port, as in 127.0.0.1:3260 or [::1]:3260, is wanted".to_owned()
+    })
+}
+
+fn name(text: &str) -> Result<IscsiName, String> {
+    IscsiName::new(text).map_err(|error| error.to_string())
+}
+
+pub(super) fn main(args: Args) -> Done {
+    let signals = StopSignals::block().map_err(Failure::host)?;
+    let Args { disks, iscsi, iqn, chap, state, control, json } = args;
+    for address in iscsi.iter().filter(|address| !address.ip().is_loopback()) {
+        let everyone = match chap {
+            Some(_) => "who knows a secret",
+            None => "(--chap lets only those in who know a secret)",
+        };
+        tell(&format!(
+            "warning: everyone who can reach {address} can use the disks {everyone}; iSCSI is not \
+             encrypted\n"
+        ));
+    }
+    let order = Order { disks, iscsi, iqn, chap, state, control };
+    let serving = Serving::start(&order).map_err(failed)?;
+    if json {
+        let control = serving.control().display().to_string();
+        print_json(&serde_json::json!({ "urls": serving.urls(), "control": control }))?;
+    } else {
+        let control = serving.control().display();
+        print(&format!("ready\n{}\ncontrol: {control}\n", serving.urls().join("\n")))?;
+    }
+    let signal = wait(&signals)?;
+    serving.stop().map_err(failed)?;
+    Ok(128u8.saturating_add(signal))
+}
+
+/// Waits for the signal to stop.
+fn wait(signals: &StopSignals) -> Result<u8, Failure> {
+    loop {
+        match poll(&mut [PollFd::new(signals, PollFlags::IN)], None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(Failure::host(std::io::Error::from(error))),
+        }
+        if let Some(signal) = signals.take() {
+            return Ok(signal);
+        }
+        // A descriptor that is readable and has nothing to say.
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn failed(error: ServeError) -> Failure {
+    let status = match &error {
+        ServeError::Disk { source, .. } => source.chain().map_or(2, storage::ChainError::status),
+        ServeError::Store(_) | ServeError::Secrets(_) | ServeError::Name(_) => 2,
+        ServeError::Server(_) | ServeError::Target(_) | ServeError::Control { .. } => 2,
+        _ => 125,
+    };
+    let help = error.help();
+    Failure::host(error).help(help).with_status(status)
+}

@@ -1,0 +1,252 @@
+//! The control socket of a server: who may open it sees everything and may clear reservations.
+//!
+//! A Unix socket that only its user can connect to. A request is one line of JSON, and so is
+//! the answer.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest request and longest answer.
+const REQUEST_MAX: u64 = 4 << 10;
+const ANSWER_MAX: u64 = 64 << 20;
+/// How long the other side may take for its line.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is asked of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// Everything there is to see.
+    Status,
+    /// End all registrations and reservations of a logical unit.
+    Clear {
+        /// Its number.
+        lun: u64,
+    },
+}
+
+/// What a server answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// What was asked for.
+    Done(serde_json::Value),
+    /// Why it was not done.
+    Failed(String),
+}
+
+/// Why a server cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nobody listens there.
+    #[error("no server answers at {}", path.display())]
+    Nobody {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It is no server, or has ended.
+    #[error("what listens at {} does not answer as a server does: {what}", path.display())]
+    Nonsense {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// It says no.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What names of control sockets begin with.
+const PREFIX: &str = "cohort-shared-disk-";
+
+/// Where this process's control socket is, if no other place is named.
+///
+/// # Errors
+/// This user has no folder for sockets.
+pub fn own_path() -> io::Result<PathBuf> {
+    Ok(folder()?.join(format!("{PREFIX}{}.sock", std::process::id())))
+}
+
+/// A folder in which nobody else can put sockets.
+fn folder() -> io::Result<PathBuf> {
+    let own = rustix::process::geteuid().as_raw();
+    if let Some(folder) = std::env::var_os("XDG_RUNTIME_DIR") {
+        return Ok(folder.into());
+    }
+    if own == 0 {
+        return Ok("/run".into());
+    }
+    let folder = std::env::temp_dir().join(format!("cohort-{own}"));
+    match fs::DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let facts = fs::symlink_metadata(&folder)?;
+    if !facts.is_dir() || facts.uid() != own || facts.mode() & 0o077 != 0 {
+        let what = format!("{} is open to other users (chmod 700 it)", folder.display());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    }
+    Ok(folder)
+}
+
+/// The control sockets of this user's servers, in order. Those of servers that were killed are
+/// removed.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn servers() -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder()?)? {
+        let entry = entry?;
+        let (name, path) = (entry.file_name(), entry.path());
+        if !name.to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        match UnixStream::connect(&path) {
+            Ok(_) => found.push(path),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(&path)?;
+            }
+            Err(_) => {}
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Asks the server with the control socket at `path`.
+///
+/// # Errors
+/// There is none, or it says no.
+pub fn ask(path: &Path, request: Request) -> Result<serde_json::Value, ControlError> {
+    let nobody = |source| ControlError::Nobody { path: path.to_owned(), source };
+    let nonsense = |what: &dyn ToString| ControlError::Nonsense {
+        path: path.to_owned(),
+        what: what.to_string(),
+    };
+    let mut stream = UnixStream::connect(path).map_err(nobody)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(nobody)?;
+    let line = serde_json::to_string(&request).map_err(|error| nonsense(&error))?;
+    stream.write_all(format!("{line}\n").as_bytes()).map_err(nobody)?;
+    let mut answer = String::new();
+    stream.take(ANSWER_MAX).read_to_string(&mut answer).map_err(|error| nonsense(&error))?;
+    match serde_json::from_str(&answer).map_err(|error| nonsense(&error))? {
+        Answer::Done(value) => Ok(value),
+        Answer::Failed(why) => Err(ControlError::Refused(why)),
+    }
+}
+
+/// A control socket that is listened on. It goes when this is dropped.
+#[derive(Debug)]
+pub struct Control {
+    path: PathBuf,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Listens at `path`; `serve` answers.
+    ///
+    /// # Errors
+    /// The socket cannot be made, as when one is there.
+    pub fn listen(
+        path: &Path,
+        serve: impl Fn(Request) -> Answer + Send + 'static,
+    ) -> io::Result<Control> {
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+        let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
+            for stream in listener.incoming().flatten() {
+                match answer(stream, &serve) {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => tracing::debug!(%error, "a question on the control socket"),
+                }
+            }
+        })?;
+        Ok(Control { path: path.to_owned(), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// Answers one question; false: that was the last one.
+fn answer(stream: UnixStream, serve: &impl Fn(Request) -> Answer) -> io::Result<bool> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut line = String::new();
+    BufReader::new((&stream).take(REQUEST_MAX)).read_line(&mut line)?;
+    if line == END {
+        return Ok(false);
+    }
+    // Who only looks whether somebody is here says nothing.
+    if line.is_empty() {
+        return Ok(true);
+    }
+    let answer = match serde_json::from_str(&line) {
+        Ok(request) => serve(request),
+        Err(error) => Answer::Failed(format!("that is no request: {error}")),
+    };
+    let text = serde_json::to_string(&answer)?;
+    (&stream).write_all(text.as_bytes())?;
+    Ok(true)
+}
+
+/// What the server itself says to its thread when it ends.
+const END: &str = "end\n";
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let told = UnixStream::connect(&self.path).and_then(|mut s| s.write_all(END.as_bytes()));
+        let _ = fs::remove_file(&self.path);
+        if let (Ok(()), Some(thread)) = (told, self.thread.take()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn echo(request: Request) -> Answer {
+        match request {
+            Request::Status => Answer::Done(serde_json::json!({ "units": [] })),
+            Request::Clear { lun } => Answer::Failed(format!("there is no logical unit {lun}")),
+        }
+    }
+
+    #[test]
+    fn what_is_asked_is_answered_until_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let control = Control::listen(&path, echo).unwrap();
+        // Somebody who looks, somebody who talks nonsense, somebody who talks too much.
+        drop(UnixStream::connect(&path).unwrap());
+        for line in ["{\"explode\":{}}\n".to_owned(), "x".repeat(8 << 10)] {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            let _ = stream.write_all(line.as_bytes());
+            let mut text = String::new();
+            let _ = stream.read_to_string(&mut text);
+            assert!(text.is_empty() || text.contains("no request"), "{text}");
+        }
+        assert_eq!(ask(&path, Request::Status).unwrap(), serde_json::json!({ "units": [] }));
+        let refused = ask(&path, Request::Clear { lun: 7 }).unwrap_err();
+        assert_eq!(refused.to_string(), "there is no logical unit 7");
+        drop(control);
+        assert!(!path.exists());
+        assert!(matches!(ask(&path, Request::Status), Err(ControlError::Nobody { .. })));
+    }
+}
