@@ -26,6 +26,9 @@
 //!
 //! What is done to disks while no guest uses them (create, check, copy, merge, …) is in [`tools`].
 //!
+//! What several initiators do to a disk at once is in [`scsi`] (what is asked), [`reservation`] (who
+//! may) and [`iscsi`] (how it comes here).
+//!
 //! This crate knows neither KVM nor virtio. `unsafe` is found in `engine/`, which talks to the
 //! kernel, and in `buffers.rs`, which holds addresses in guest memory; formats forbid it.
 

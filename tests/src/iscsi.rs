@@ -1,4 +1,6 @@
-//! iSCSI initiators that others made: libiscsi's tools, and its test of targets.
+//! Initiators for shared disks: libiscsi's tools, its test of targets, and one of our own.
+
+pub mod initiator;
 
 use std::collections::BTreeMap;
 use std::process::{Command, Stdio};

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use cohort_tests::Cohort;
+use cohort_tests::iscsi::initiator::{GOOD, Initiator, RESERVATION_CONFLICT};
 use cohort_tests::iscsi::{SharedDisk, verdicts};
 use cohort_tests::processes::Signal;
 use serde_json::Value;
@@ -90,6 +91,59 @@ fn who_is_reachable_by_others_is_warned() {
     shared.server.signal(Signal::TERM);
     let finished = shared.server.finish();
     finished.expect_message(&["warning: everyone who can reach 0.0.0.0:0", "--chap"]);
+}
+
+/// Service actions of PERSISTENT RESERVE OUT (SPC-4 table 170), and a type of reservation.
+const REGISTER: u8 = 0;
+const RESERVE: u8 = 1;
+const PREEMPT_AND_ABORT: u8 = 5;
+const WRITE_EXCLUSIVE_REGISTRANTS_ONLY: u8 = 5;
+
+#[test]
+fn a_killed_server_remembers_who_asked_to_be_remembered() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = folder.path().join("disk.raw");
+    fs::File::create(&disk).and_then(|file| file.set_len(8 << 20)).expect("a disk");
+    let start = |run: usize| {
+        // Where what is left of a killed server is looked for by nobody.
+        let control = folder.path().join(format!("{run}.sock"));
+        let server = Cohort::new(["shared-disk", "serve"]).arg(&disk).arg("--control").arg(control);
+        SharedDisk::serve(server)
+    };
+    let kill = |shared: SharedDisk| {
+        shared.server.signal(Signal::KILL);
+        assert_eq!(shared.server.finish().status(), None);
+    };
+    let kind = WRITE_EXCLUSIVE_REGISTRANTS_ONLY;
+
+    let shared = start(0);
+    let (mut one, mut other) =
+        (Initiator::log_in(&shared.urls[0], 1), Initiator::log_in(&shared.urls[0], 2));
+    assert_eq!(one.reserve_out(REGISTER, 0, (0, 0xa1), true), GOOD);
+    assert_eq!(one.reserve_out(RESERVE, kind, (0xa1, 0), false), GOOD);
+    assert_eq!((one.write(0, 1), other.write(0, 2)), (GOOD, RESERVATION_CONFLICT));
+    kill(shared);
+
+    // Who comes back is who they were, over another connection to another process.
+    let shared = start(1);
+    let (mut other, mut one) =
+        (Initiator::log_in(&shared.urls[0], 2), Initiator::log_in(&shared.urls[0], 1));
+    assert_eq!(other.keys(), [0xa1]);
+    assert_eq!((other.write(1, 2), one.write(1, 1)), (RESERVATION_CONFLICT, GOOD));
+    // The other one takes over, without asking to be remembered.
+    assert_eq!(other.reserve_out(REGISTER, 0, (0, 0xb2), false), GOOD);
+    assert_eq!(other.reserve_out(PREEMPT_AND_ABORT, kind, (0xb2, 0xa1), false), GOOD);
+    assert_eq!(other.keys(), [0xb2]);
+    assert_eq!(other.write(2, 2), GOOD);
+    kill(shared);
+
+    let shared = start(2);
+    let mut one = Initiator::log_in(&shared.urls[0], 1);
+    assert_eq!(one.keys(), [0; 0]);
+    assert_eq!(one.write(3, 1), GOOD);
+    stop(shared);
+    let written = fs::read(&disk).expect("the disk");
+    assert_eq!([0, 1, 2, 3].map(|block| written[block * 512]), [1, 1, 2, 1]);
 }
 
 /// Runs the tests of these families of `iscsi-test-cu` on a disk of its own, over so many paths to it.
