@@ -17,12 +17,17 @@ fn serve(arguments: &[&str]) -> SharedDisk {
     SharedDisk::serve(Cohort::new(["shared-disk", "serve"]).args(arguments))
 }
 
-/// What `status` says of a server.
-fn status(shared: &SharedDisk) -> Value {
+/// Where a server's control socket is.
+fn control_of(shared: &SharedDisk) -> String {
     let said = shared.server.said();
     let control = said.lines().find_map(|line| line.strip_prefix("control: "));
-    let control = control.expect("a server says where its control socket is");
-    let finished = Cohort::new(["shared-disk", "status", "--json", control]).finish();
+    control.expect("a server says where its control socket is").to_owned()
+}
+
+/// What `status` says of a server.
+fn status(shared: &SharedDisk) -> Value {
+    let control = control_of(shared);
+    let finished = Cohort::new(["shared-disk", "status", "--json", &control]).finish();
     finished.expect_status(0);
     serde_json::from_str(&finished.stdout).expect("JSON")
 }
@@ -48,6 +53,12 @@ fn initiators_find_the_disks_by_number_and_the_same_names_whenever_they_are_serv
     let seen = status(&shared);
     assert_eq!(seen["iqn"], "iqn.2026-11.cohort:one");
     assert_eq!(seen["target"]["units"][1]["read_only"], true);
+    let cleared = |lun: &str| {
+        let control = control_of(&shared);
+        Cohort::new(["shared-disk", "clear", "--lun", lun, &control]).finish()
+    };
+    cleared("1").expect_status(0);
+    cleared("2").expect_status(2).expect_message(&["no logical unit 2"]);
     // What is served cannot be used by others at the same time.
     let other = Cohort::new(["run", "--disk"]).arg(&one).args(["--script", "poweroff"]).finish();
     other.expect_status(125).expect_message(&["one.raw", "is locked by"]);

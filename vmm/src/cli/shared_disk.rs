@@ -15,7 +15,8 @@ use super::failure::Failure;
 const STATUSES: &str = "\
 Exit statuses:
   0    done
-  2    the command line is wrong; serve: a disk, file or address that it names cannot be used
+  2    the command line is wrong; serve: a disk, file or address that it names cannot be used;
+       clear: there is no such logical unit
   40 to 45  serve: what is wrong with a disk's chain (see cohort disk)
   125  cohort or the host failed; there is no such server
   128+N  serve: stopped by signal N, after all sessions were ended and disks closed";
@@ -69,13 +70,11 @@ fn server(named: Option<&Path>) -> Result<PathBuf, Failure> {
 }
 
 fn ask(path: &Path, request: Request) -> Result<serde_json::Value, Failure> {
-    control::ask(path, request).map_err(|error| {
-        let help = match &error {
-            ControlError::Nobody { .. } => {
-                Some("`serve` prints where its control socket is".to_owned())
-            }
-            _ => None,
-        };
-        Failure::host(error).help(help)
+    control::ask(path, request).map_err(|error| match error {
+        ControlError::Refused(_) => Failure::usage(error),
+        ControlError::Nobody { .. } => {
+            Failure::host(error).help("`serve` prints where its control socket is".to_owned())
+        }
+        ControlError::Nonsense { .. } => Failure::host(error),
     })
 }

@@ -38,11 +38,11 @@ pub struct Order {
 #[non_exhaustive]
 pub enum ServeError {
     /// A disk cannot be used.
-    #[error("LUN {lun}: {source}")]
+    #[error("LUN {lun} cannot be served")]
     Disk {
         /// Its number.
         lun: usize,
-        /// Why. Told above.
+        /// Why.
         source: ToolError,
     },
     /// The file of reservations cannot be used.
