@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::format::Format;
 use crate::layer::{
-    Erase, Extent, Layer, LayerError, LayerInfo, Outcome, Source, Ticket, WriteStep,
+    DiskTraits, Erase, Extent, Layer, LayerError, LayerInfo, Outcome, Source, Ticket, WriteStep,
 };
 use crate::units::DiskRange;
 
@@ -72,6 +72,11 @@ impl Chain {
     /// The layers, top first.
     pub(crate) fn layers(&self) -> impl Iterator<Item = &dyn Layer> {
         std::iter::once(&*self.top).chain(self.parents.layers())
+    }
+
+    /// What the disk is, where a layer says: all of them are of the same disk.
+    pub(crate) fn traits(&self) -> Option<DiskTraits> {
+        self.layers().find_map(|layer| layer.info().traits)
     }
 
     /// The extents of `range`, in order, none of them [`Source::Transparent`].

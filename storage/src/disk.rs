@@ -217,7 +217,7 @@ impl Disk {
     /// What tells the disk from all others, whatever its contents and wherever it is, where one of
     /// its layers says.
     pub fn id(&self) -> Option<Uuid> {
-        self.0.chain.layers().find_map(|layer| layer.info().traits).map(|traits| traits.id)
+        self.0.chain.traits().map(|traits| traits.id)
     }
 
     /// The paths of its layers, top first.

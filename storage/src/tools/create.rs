@@ -169,9 +169,7 @@ pub(super) fn describe(
     if size == 0 || !size.is_multiple_of(u64::from(sector)) || i64::try_from(size).is_err() {
         return Err(ToolError::Size { size, unit: sector });
     }
-    // All layers are of the same disk.
-    let traits =
-        parent.and_then(|(_, disk)| disk.state().chain.layers().find_map(|it| it.info().traits));
+    let traits = parent.and_then(|(_, disk)| disk.state().chain.traits());
     Ok(NewLayer { size, sector, parent: None, fixed, traits })
 }
 
