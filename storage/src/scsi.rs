@@ -24,6 +24,7 @@ mod begin;
 mod capacity;
 mod cdb;
 mod command;
+mod initiator;
 mod inquiry;
 mod log;
 mod manage;
@@ -44,6 +45,7 @@ mod wake;
 mod work;
 
 pub use command::{Command, Response, Status};
+pub use initiator::{CommandQueue, Initiator, LocalInitiator, ServiceResponse};
 pub use manage::{Managed, Outcome, TaskManagement};
 pub use nexus::Nexus;
 pub use queue::ScsiQueue;

@@ -18,6 +18,8 @@ pub enum DeviceType {
     Console,
     /// Entropy source.
     Entropy,
+    /// SCSI host.
+    Scsi,
 }
 
 impl DeviceType {
@@ -27,6 +29,7 @@ impl DeviceType {
             DeviceType::Block => 2,
             DeviceType::Console => 3,
             DeviceType::Entropy => 4,
+            DeviceType::Scsi => 8,
         }
     }
 
@@ -36,6 +39,7 @@ impl DeviceType {
             DeviceType::Block => (0x01, 0x80, 0x00),
             DeviceType::Console => (0x07, 0x80, 0x00),
             DeviceType::Entropy => (0xFF, 0x00, 0x00),
+            DeviceType::Scsi => (0x01, 0x00, 0x00),
         }
     }
 }

@@ -399,10 +399,16 @@ impl ScsiQueue {
     pub fn drain(&mut self, done: &mut Vec<(u64, Response)>) {
         self.poll(done);
         while self.in_flight() > 0 {
-            let mut fds = [PollFd::new(&self.epoll, PollFlags::IN)];
-            let _ = poll(&mut fds, None);
+            self.wait();
             self.poll(done);
         }
+    }
+
+    /// Waits until [`ScsiQueue::poll`] has something to do.
+    pub(super) fn wait(&self) {
+        let mut fds = [PollFd::new(&self.epoll, PollFlags::IN)];
+        // An interruption is a reason to look, like any other.
+        let _ = poll(&mut fds, None);
     }
 
     /// Commands that are not answered yet.

@@ -10,6 +10,7 @@ use crate::{AlignedBuffer, Buffers, Bytes, Disk, DiskOptions, EngineChoice};
 
 mod hostile;
 mod info;
+mod initiator;
 mod medium;
 mod reservations;
 mod shared;
