@@ -38,7 +38,7 @@ mod session;
 mod tests;
 
 pub use limits::ServerLimits;
-pub use names::{BadName, IscsiName};
+pub use names::{BadName, IscsiName, initiator_port};
 pub use registry::SessionStatus;
 pub use secrets::{ChapSecrets, SecretsError};
 pub use server::{Server, ServerError, ServerOptions};

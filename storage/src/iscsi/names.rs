@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::reservation::{BadPortName, InitiatorPort};
+
 /// Most bytes of a name.
 const NAME_MAX: usize = 223;
 
@@ -52,9 +54,13 @@ impl fmt::Display for Isid {
     }
 }
 
-/// The name of the initiator's port (SPC-4 section 7.6.4.6, RFC 7143 section 4.4.1).
-pub(super) fn port_name(initiator: &IscsiName, isid: Isid) -> String {
-    format!("{initiator},i,0x{isid}")
+/// The port that a session of this initiator comes from, as targets name it (SPC-4 section
+/// 7.6.4.6, RFC 7143 section 4.4.1).
+///
+/// # Errors
+/// None: names of nodes are short enough.
+pub fn initiator_port(initiator: &IscsiName, isid: [u8; 6]) -> Result<InitiatorPort, BadPortName> {
+    InitiatorPort::new(&format!("{initiator},i,0x{}", Isid(isid)))
 }
 
 #[cfg(test)]
@@ -66,7 +72,7 @@ mod tests {
         let name = IscsiName::new("iqn.2026-01.Example:Disk_1").unwrap();
         assert_eq!(name.as_str(), "iqn.2026-01.example:disk_1");
         assert_eq!(
-            port_name(&name, Isid([0x80, 1, 2, 3, 4, 0xff])),
+            initiator_port(&name, [0x80, 1, 2, 3, 4, 0xff]).unwrap().name(),
             "iqn.2026-01.example:disk_1,i,0x8001020304ff"
         );
         for good in ["eui.02004567A425678D", "naa.52004567BA64678D"] {

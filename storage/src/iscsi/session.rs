@@ -25,7 +25,7 @@ use super::digest::Digests;
 use super::input::{Filled, Input};
 use super::limits::ServerLimits;
 use super::login::Admitted;
-use super::names::port_name;
+use super::names::initiator_port;
 use super::negotiation::Agreed;
 use super::output::Output;
 use super::pdu::{Header, Malformed, Pdu, Reason, opcode};
@@ -33,7 +33,6 @@ use super::poller::{Order, Poller};
 use super::pool::Pool;
 use super::registry::{Connected, Seat};
 use super::server::Shared;
-use crate::reservation::InitiatorPort;
 use crate::scsi::{Nexus, Response, ScsiQueue};
 
 mod command;
@@ -154,8 +153,8 @@ impl<'s> Session<'s> {
         let scsi = if admitted.discovery {
             None
         } else {
-            let port = port_name(&admitted.initiator, admitted.isid);
-            let port = InitiatorPort::new(&port).map_err(io::Error::other)?;
+            let port = initiator_port(&admitted.initiator, admitted.isid.0);
+            let port = port.map_err(io::Error::other)?;
             let depth = u32::from(shared.policy.limits.commands) + IMMEDIATE_MAX;
             let depth = u16::try_from(depth).unwrap_or(u16::MAX);
             let queue = shared.target.queue(depth).map_err(io::Error::other)?;

@@ -1,4 +1,9 @@
 //! A disk that several guests share: the server's process, and how operators talk to it.
 
 pub mod control;
+mod guest_name;
 pub mod serve;
+mod socket;
+
+pub use guest_name::GuestName;
+pub use socket::{SocketOptionError, SocketSpec};

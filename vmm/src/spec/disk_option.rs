@@ -90,7 +90,7 @@ impl FromStr for DiskSpec {
 }
 
 /// Splits at commas; two commas are one comma of the text, as QEMU has it.
-fn split_commas(text: &str) -> Vec<String> {
+pub(crate) fn split_commas(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {
