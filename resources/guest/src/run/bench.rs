@@ -7,7 +7,7 @@ use crate::machine::clock::{self, Clock};
 use crate::pattern::{Pattern, Random, SECTOR};
 use crate::script::Bench;
 use crate::virtio::DeviceError;
-use crate::virtio::blk::{Block, Operation};
+use crate::virtio::requests::Requests;
 use crate::virtio::transport::PATIENCE;
 
 /// What came of a benchmark.
@@ -36,9 +36,14 @@ impl Guest<'_> {
         Ok(())
     }
 
-    fn load(&mut self, disk: &mut Block, bench: Bench, clock: Clock) -> Result<Load, DeviceError> {
+    fn load<R: Requests>(
+        &mut self,
+        disk: &mut R,
+        bench: Bench,
+        clock: Clock,
+    ) -> Result<Load, DeviceError> {
         let Bench { write, sectors, depth, queues, nanoseconds, seed, .. } = bench;
-        let operation = if write { Operation::Write } else { Operation::Read };
+        let operation = if write { R::WRITE } else { R::READ };
         let all = u64::from(disk.check_depth(queues, depth)?);
         let places = disk.capacity() / sectors;
         if places == 0 {
@@ -87,7 +92,7 @@ impl Guest<'_> {
             } else {
                 core::hint::spin_loop();
                 if now.wrapping_sub(last) > PATIENCE {
-                    return Err(disk.transport.silence("requests of a benchmark"));
+                    return Err(disk.transport().silence("requests of a benchmark"));
                 }
             }
         };

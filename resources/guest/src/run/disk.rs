@@ -6,7 +6,8 @@ use crate::machine::memory::Dma;
 use crate::pattern::{Checksum, Pattern, SECTOR, SECTOR_WORDS};
 use crate::script::{DiskAction, SectorRange};
 use crate::virtio::DeviceError;
-use crate::virtio::blk::{Block, ID_LEN, Operation, Transfer};
+use crate::virtio::blk::{Block, ID_LEN, Operation};
+use crate::virtio::requests::{Requests, Transfer};
 
 impl Guest<'_> {
     /// Does `action` with disk `index`.
@@ -124,7 +125,7 @@ impl Guest<'_> {
 }
 
 /// A request without a range.
-fn single(operation: Operation) -> Transfer {
+fn single(operation: Operation) -> Transfer<Operation> {
     Transfer { operation, sector: 0, sectors: 1, depth: 1, queues: 1 }
 }
 

@@ -1,19 +1,11 @@
 //! virtio-blk (virtio 1.2, 5.2).
 #![forbid(unsafe_code)]
 
-use super::queue::{Descriptor, NEXT, Queue, WRITE};
-use super::transport::{PATIENCE, Platform, Transport};
+use super::requests::{Part, Queues, Requests};
+use super::transport::{Platform, Transport};
 use super::{DeviceError, Kind};
-use crate::machine::clock;
-use crate::machine::memory::{Dma, Pool};
+use crate::machine::memory::Dma;
 use crate::pattern::SECTOR;
-
-/// Queues of one disk that are used at most.
-pub const QUEUES_MAX: u16 = 8;
-/// Descriptors of one queue that are used at most.
-const QUEUE_SIZE_MAX: u16 = 256;
-/// Descriptors of one request: header, data, status.
-const CHAIN: u16 = 3;
 
 const F_FLUSH: u64 = 1 << 9;
 const F_MQ: u64 = 1 << 12;
@@ -27,6 +19,7 @@ const CONFIG_MAX_WRITE_ZEROES: u64 = 48;
 
 /// A slot's memory: the request's header, then the status byte.
 const SLOT: u64 = 32;
+const HEADER_LEN: u64 = 16;
 const SLOT_SECTOR: u64 = 8;
 const SLOT_STATUS: u64 = 16;
 const STATUS_OK: u8 = 0;
@@ -76,34 +69,18 @@ impl Operation {
     }
 }
 
-/// A range of a disk, cut into requests of which many are under way at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Transfer {
-    /// What to do with each part.
-    pub operation: Operation,
-    /// First sector.
-    pub sector: u64,
-    /// Number of sectors.
-    pub sectors: u64,
-    /// Requests under way in each queue.
-    pub depth: u16,
-    /// Queues to use.
-    pub queues: u16,
-}
-
 /// A disk that is ready for requests.
 #[derive(Clone, Copy, Debug)]
 pub struct Block {
-    /// How to reach it.
-    pub transport: Transport,
+    transport: Transport,
     features: u64,
     capacity: u64,
-    queues: [Option<(Queue, Dma)>; QUEUES_MAX as usize],
+    queues: Queues<SLOT>,
 }
 
 impl Block {
     /// Starts disk `index` (they count from 0 in the order of the bus), all its queues up to
-    /// [`QUEUES_MAX`].
+    /// [`QUEUES_MAX`](super::requests::QUEUES_MAX).
     pub fn open(index: u64, platform: &mut Platform) -> Result<Block, DeviceError> {
         let transport = Transport::find(Kind::Block, index, platform)?;
         let features = transport.negotiate(F_FLUSH | F_MQ | F_DISCARD | F_WRITE_ZEROES)?;
@@ -111,23 +88,29 @@ impl Block {
         let low = u64::from(config.read32(CONFIG_CAPACITY));
         let capacity = low | u64::from(config.read32(CONFIG_CAPACITY + 4)) << 32;
         let count = if features & F_MQ != 0 { config.read16(CONFIG_NUM_QUEUES) } else { 1 };
-        let mut queues = [None; QUEUES_MAX as usize];
-        for (number, place) in (0..count).zip(&mut queues) {
-            let queue = transport.queue(number, QUEUE_SIZE_MAX, features, &mut platform.pool)?;
-            let slots = u64::from(queue.size() / CHAIN) * SLOT;
-            let slots = platform.pool.take(slots, SLOT).ok_or(DeviceError::Memory)?;
-            *place = Some((queue, slots));
-        }
+        let queues = Queues::new(&transport, 0, count, features, &mut platform.pool)?;
         transport.start();
         Ok(Block { transport, features, capacity, queues })
     }
+}
 
-    /// Size in sectors.
-    pub fn capacity(&self) -> u64 {
+impl Requests for Block {
+    type Operation = Operation;
+    const READ: Operation = Operation::Read;
+    const WRITE: Operation = Operation::Write;
+
+    fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    fn capacity(&self) -> u64 {
         self.capacity
     }
 
-    /// How many sectors one request of this kind may have.
+    fn name(operation: Operation) -> &'static str {
+        operation.name()
+    }
+
     fn limit(&self, operation: Operation) -> Result<u64, DeviceError> {
         let feature = |bit, what| {
             if self.features & bit != 0 { Ok(()) } else { Err(DeviceError::Lacks(what)) }
@@ -151,159 +134,68 @@ impl Block {
         if limit == 0 { Err(DeviceError::Lacks("limit above zero")) } else { Ok(limit) }
     }
 
-    /// Does `transfer` in parts as large as the device takes. `before` fills a part's buffer,
-    /// `after` looks at it; both get its first sector and its number of sectors.
-    pub fn transfer(
-        &mut self,
-        transfer: Transfer,
-        pool: &mut Pool,
-        mut before: impl FnMut(Dma, u64, u64),
-        mut after: impl FnMut(Dma, u64, u64) -> Result<(), DeviceError>,
-    ) -> Result<(), DeviceError> {
-        let Transfer { operation, mut sector, sectors, depth, queues } = transfer;
-        let end = sector.saturating_add(sectors);
-        let limit = self.limit(operation)?;
-        let buffer = match operation {
-            Operation::Read | Operation::Write => limit.min(sectors) * SECTOR,
+    fn buffer(&self, operation: Operation, sectors: u64) -> u64 {
+        match operation {
+            Operation::Read | Operation::Write => sectors * SECTOR,
             _ => 64,
-        };
-        let mark = pool.mark();
-        let all = u64::from(self.check_depth(queues, depth)?);
-        let buffers = pool.take(buffer * all, 4096).ok_or(DeviceError::Memory)?;
-        let part = |queue: u16, slot: u16| {
-            buffers.part((u64::from(queue) * u64::from(depth) + u64::from(slot)) * buffer, buffer)
-        };
-        let mut next = |block: &mut Block, queue, slot| {
-            if sector >= end {
-                return 0;
-            }
-            let count = limit.min(end - sector);
-            let data = part(queue, slot);
-            let data = match operation {
-                Operation::Read | Operation::Write => {
-                    before(data, sector, count);
-                    data.part(0, count * SECTOR)
-                }
-                Operation::Discard | Operation::WriteZeroes => {
-                    data.write64(0, sector);
-                    data.write64(8, count);
-                    data.part(0, 16)
-                }
-                Operation::Flush => data.part(0, 0),
-                Operation::Identify => data.part(0, ID_LEN as u64),
-            };
-            block.prepare(queue, slot, operation, data);
-            block.submit(queue, slot, sector);
-            sector += count;
-            1
-        };
-        let mut under_way = 0u64;
-        for slot in 0..depth {
-            for queue in 0..queues {
-                under_way += next(self, queue, slot);
-            }
         }
-        (0..queues).for_each(|queue| self.kick(queue));
-        let mut last = clock::now();
-        while under_way > 0 {
-            let before = under_way;
-            for queue in 0..queues {
-                while let Some((slot, sector)) = self.poll(queue, operation)? {
-                    last = clock::now();
-                    after(part(queue, slot), sector, limit.min(end - sector.min(end)))?;
-                    under_way -= 1;
-                    under_way += next(self, queue, slot);
-                }
-                self.kick(queue);
-            }
-            if under_way == before {
-                core::hint::spin_loop();
-                if clock::now().wrapping_sub(last) > PATIENCE {
-                    return Err(self.transport.silence(operation.name()));
-                }
-            }
-        }
-        pool.release(mark);
-        Ok(())
     }
 
-    /// How many requests that many queues of that depth hold, if the disk has them.
-    pub fn check_depth(&self, queues: u16, depth: u16) -> Result<u32, DeviceError> {
-        let used = self.queues.get(..usize::from(queues)).unwrap_or_default();
-        if used.is_empty() || used.iter().any(Option::is_none) {
-            return Err(DeviceError::Lacks("so many queues"));
+    fn parameters(&self, operation: Operation, data: Dma, sector: u64, count: u64) -> Option<Dma> {
+        match operation {
+            Operation::Read | Operation::Write => None,
+            Operation::Discard | Operation::WriteZeroes => {
+                data.write64(0, sector);
+                data.write64(8, count);
+                Some(data.part(0, 16))
+            }
+            Operation::Flush => Some(data.part(0, 0)),
+            Operation::Identify => Some(data.part(0, ID_LEN as u64)),
         }
-        if used.iter().flatten().any(|(queue, _)| queue.size() / CHAIN < depth) || depth == 0 {
-            return Err(DeviceError::Lacks("queue of this depth (3 descriptors a request)"));
-        }
-        Ok(u32::from(queues) * u32::from(depth))
     }
 
-    /// Describes the request in `slot` of `queue`: what, and the data's place.
-    pub fn prepare(&mut self, queue: u16, slot: u16, operation: Operation, data: Dma) {
-        let Some((queue, slots)) = self.queue(queue) else { return };
-        let header = slots.part(u64::from(slot) * SLOT, SLOT);
-        header.write32(0, operation.number());
-        header.write32(4, 0);
-        let head = slot * CHAIN;
-        let device_writes = matches!(operation, Operation::Read | Operation::Identify);
-        let (data_index, status_index) = (head + 1, head + 2);
-        let first = if data.len() == 0 { status_index } else { data_index };
-        let address = header.address();
-        queue.describe(head, Descriptor { address, len: 16, flags: NEXT, next: first });
-        let flags = NEXT | if device_writes { WRITE } else { 0 };
-        let (address, len) = (data.address(), u32::try_from(data.len()).unwrap_or(u32::MAX));
-        queue.describe(data_index, Descriptor { address, len, flags, next: status_index });
-        let address = header.address() + SLOT_STATUS;
-        queue.describe(status_index, Descriptor { address, len: 1, flags: WRITE, next: 0 });
+    fn check_depth(&self, queues: u16, depth: u16) -> Result<u32, DeviceError> {
+        self.queues.check_depth(queues, depth)
     }
 
-    /// Hands the request in `slot` over, for `sector`. A device that sleeps hears of it with
-    /// [`Block::kick`].
+    fn prepare(&mut self, queue: u16, slot: u16, operation: Operation, data: Dma) {
+        self.queues.describe(queue, slot, |header| {
+            header.write32(0, operation.number());
+            header.write32(4, 0);
+            let device_writes = matches!(operation, Operation::Read | Operation::Identify);
+            let address = header.address();
+            [
+                Part { address, len: HEADER_LEN, device_writes: false },
+                Part { address: data.address(), len: data.len(), device_writes },
+                Part { address: address + SLOT_STATUS, len: 1, device_writes: true },
+            ]
+        });
+    }
+
     #[inline]
-    pub fn submit(&mut self, queue: u16, slot: u16, sector: u64) {
-        let Some((queue, slots)) = self.queue(queue) else { return };
-        let header = u64::from(slot) * SLOT;
-        slots.write64(header + SLOT_SECTOR, sector);
-        slots.write8(header + SLOT_STATUS, STATUS_NONE);
-        queue.push(slot * CHAIN);
+    fn submit(&mut self, queue: u16, slot: u16, sector: u64) {
+        self.queues.submit(queue, slot, |header| {
+            header.write64(SLOT_SECTOR, sector);
+            header.write8(SLOT_STATUS, STATUS_NONE);
+        });
     }
 
-    /// Notifies the device of what was submitted to `queue`, if it wants that.
     #[inline]
-    pub fn kick(&mut self, queue: u16) {
-        if let Some((queue, _)) = self.queue(queue) {
-            queue.kick();
-        }
+    fn kick(&mut self, queue: u16) {
+        self.queues.kick(queue);
     }
 
-    /// The next completed request of `queue`: its slot and first sector. One that failed is an
-    /// error, which names `operation`.
     #[inline]
-    pub fn poll(
+    fn poll(
         &mut self,
         queue: u16,
         operation: Operation,
     ) -> Result<Option<(u16, u64)>, DeviceError> {
-        let Some((queue, slots)) = self.queue(queue) else { return Ok(None) };
-        let Some((id, _)) = queue.pop() else { return Ok(None) };
-        let slot = match u16::try_from(id) {
-            Ok(head) if head.is_multiple_of(CHAIN) && head / CHAIN < queue.size() / CHAIN => {
-                head / CHAIN
-            }
-            _ => return Err(DeviceError::Used { id }),
-        };
-        let header = u64::from(slot) * SLOT;
-        let sector = slots.read64(header + SLOT_SECTOR);
-        match slots.read8(header + SLOT_STATUS) {
+        let Some((slot, header)) = self.queues.pop(queue)? else { return Ok(None) };
+        let sector = header.read64(SLOT_SECTOR);
+        match header.read8(SLOT_STATUS) {
             STATUS_OK => Ok(Some((slot, sector))),
             status => Err(DeviceError::Request { operation: operation.name(), sector, status }),
         }
-    }
-
-    #[inline]
-    fn queue(&mut self, index: u16) -> Option<(&mut Queue, Dma)> {
-        let (queue, slots) = self.queues.get_mut(usize::from(index))?.as_mut()?;
-        Some((queue, *slots))
     }
 }

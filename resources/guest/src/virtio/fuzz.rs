@@ -10,7 +10,8 @@ mod registers;
 
 use core::fmt;
 
-use super::blk::{Block, Operation, Transfer};
+use super::blk::{Block, Operation};
+use super::requests::{Requests, Transfer};
 use super::transport::{self, Platform, Transport};
 use super::{DeviceError, Kind};
 use crate::machine::clock;
@@ -93,7 +94,7 @@ fn disk_answers(
     let mut block = Block::open(disk, platform)?;
     let first = Transfer { operation: Operation::Read, sector: 0, sectors: 1, depth: 1, queues: 1 };
     block.transfer(first, &mut platform.pool, |_, _, _| {}, |_, _, _| Ok(()))?;
-    block.transport.reset()?;
+    block.transport().reset()?;
     say(format_args!("virtio.fuzz {what}: disk {disk} still answers"));
     Ok(())
 }

@@ -6,6 +6,7 @@ pub mod console;
 pub mod fuzz;
 pub mod layout;
 pub mod queue;
+pub mod requests;
 pub mod rng;
 pub mod transport;
 
@@ -93,6 +94,11 @@ pub enum DeviceError {
 }
 
 impl DeviceError {
+    /// The device answered a request, if only with an error: it is there for the next one.
+    pub fn is_answer(self) -> bool {
+        matches!(self, DeviceError::Request { .. })
+    }
+
     /// The status that the guest ends with.
     pub fn status(self) -> u8 {
         match self {
