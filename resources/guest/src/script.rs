@@ -2,7 +2,7 @@
 //!
 //! A script is commands separated by `;`. A command is a name and its arguments, separated by
 //! blanks: positional ones first, then `key=value`. Text may be quoted with `"`, which hides `;`
-//! and braces. `repeat N { … }` runs a script inside a script.
+//! and braces. `repeat N { … }` and `expect-conflict { … }` run a script inside a script.
 //!
 //! There is no memory to keep a parsed script in, and no need: a [`Script`] is an iterator that
 //! parses command by command. [`Script::check`] goes through all of it before anything runs.
@@ -10,15 +10,17 @@
 
 mod command;
 mod error;
+mod scsi;
 mod words;
 
-pub use command::{Bench, Command, DiskAction, Fuzz, SectorRange};
+pub use command::{Bench, Bus, Command, DiskAction, Fuzz, RangeAction, SectorRange};
 pub use error::{Problem, ScriptError};
+pub use scsi::{Scsi, ScsiAction};
 pub use words::Text;
 
 use words::Words;
 
-/// How deep `repeat` may be nested.
+/// How deep blocks may be nested.
 const DEPTH_MAX: u8 = 8;
 
 /// A script, or what is left of it.

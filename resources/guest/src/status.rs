@@ -8,10 +8,12 @@ pub const SCRIPT_ERROR: u8 = 120;
 pub const DEVICE_MISSING: u8 = 121;
 /// A device answered a request with an error, or not at all.
 pub const IO_ERROR: u8 = 122;
-/// What was read is not what the script says was written.
+/// What was read is not what the script says was written, or what it expects did not happen.
 pub const VERIFY_MISMATCH: u8 = 123;
 /// The processor raised an exception: a defect of the guest, or of the machine.
 pub const EXCEPTION: u8 = 119;
+/// A SCSI command ended with RESERVATION CONFLICT where the script does not expect it.
+pub const RESERVATION_CONFLICT: u8 = 117;
 /// The guest panicked, was started in a way that it does not know, or has too little memory for
 /// what the script asks.
 pub const GUEST_DEFECT: u8 = 118;

@@ -5,7 +5,7 @@ use super::disk::fill;
 use super::{Guest, Stop};
 use crate::machine::clock::{self, Clock};
 use crate::pattern::{Pattern, Random, SECTOR};
-use crate::script::Bench;
+use crate::script::{Bench, Bus};
 use crate::virtio::DeviceError;
 use crate::virtio::requests::Requests;
 use crate::virtio::transport::PATIENCE;
@@ -21,16 +21,22 @@ impl Guest<'_> {
     pub(super) fn bench(&mut self, bench: Bench) -> Result<(), Stop> {
         let name = if bench.write { "bench.randwrite" } else { "bench.randread" };
         let clock = self.clock()?;
-        let mut disk = self.open(bench.disk).map_err(|error| self.device(name, error))?;
-        let done = self.load(&mut disk, bench, clock);
-        self.keep(bench.disk, disk);
+        let done = match bench.on {
+            Bus::Blk => self.open(bench.disk).and_then(|mut disk| {
+                let done = self.load(&mut disk, bench, clock);
+                self.keep(bench.disk, disk);
+                done
+            }),
+            Bus::Scsi => self.unit(bench.disk, |guest, unit| guest.load(unit, bench, clock)),
+        };
         let Load { operations, counts } = done.map_err(|error| self.device(name, error))?;
         let nanoseconds = clock.nanoseconds(counts);
         let iops = u128::from(operations) * 1_000_000_000 / u128::from(nanoseconds.max(1));
         let Bench { sectors, depth, queues, disk, .. } = bench;
         let size = sectors * SECTOR;
+        let on = if bench.on == Bus::Scsi { "on=scsi " } else { "" };
         self.say(format_args!(
-            "{name}: disk={disk} size={size} qd={depth} queues={queues} operations={operations} \
+            "{name}: {on}disk={disk} size={size} qd={depth} queues={queues} operations={operations} \
              nanoseconds={nanoseconds} iops={iops}"
         ));
         Ok(())
@@ -45,6 +51,7 @@ impl Guest<'_> {
         let Bench { write, sectors, depth, queues, nanoseconds, seed, .. } = bench;
         let operation = if write { R::WRITE } else { R::READ };
         let all = u64::from(disk.check_depth(queues, depth)?);
+        disk.check_granule(0, sectors)?;
         let places = disk.capacity() / sectors;
         if places == 0 {
             return Err(DeviceError::Lacks("room for one request of this size"));

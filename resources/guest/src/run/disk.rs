@@ -2,9 +2,9 @@
 #![forbid(unsafe_code)]
 
 use super::{Guest, Stop};
-use crate::machine::memory::Dma;
+use crate::machine::memory::{Dma, Pool};
 use crate::pattern::{Checksum, Pattern, SECTOR, SECTOR_WORDS};
-use crate::script::{DiskAction, SectorRange};
+use crate::script::{DiskAction, RangeAction, SectorRange};
 use crate::virtio::DeviceError;
 use crate::virtio::blk::{Block, ID_LEN, Operation};
 use crate::virtio::requests::{Requests, Transfer};
@@ -19,10 +19,10 @@ impl Guest<'_> {
         queues: u16,
     ) -> Result<(), Stop> {
         let name = match action {
-            DiskAction::Write { .. } => "blk.write",
-            DiskAction::Verify { .. } => "blk.verify",
-            DiskAction::VerifyZeroes(_) => "blk.verify-zeroes",
-            DiskAction::Sum(_) => "blk.sum",
+            DiskAction::Range(RangeAction::Write { .. }) => "blk.write",
+            DiskAction::Range(RangeAction::Verify { .. }) => "blk.verify",
+            DiskAction::Range(RangeAction::VerifyZeroes(_)) => "blk.verify-zeroes",
+            DiskAction::Range(RangeAction::Sum(_)) => "blk.sum",
             DiskAction::Discard(_) => "blk.discard",
             DiskAction::WriteZeroes(_) => "blk.zeroes",
             DiskAction::Flush => "blk.flush",
@@ -50,36 +50,11 @@ impl Guest<'_> {
         let nothing = |_: Dma, _: u64, _: u64| {};
         let fine = |_: Dma, _: u64, _: u64| Ok(());
         match action {
-            DiskAction::Write { range, seed } => {
-                let pattern = Pattern { seed };
-                let fill = |data: Dma, first, count| fill(pattern, data, first, count);
-                disk.transfer(transfer(Operation::Write, range), pool, fill, fine)
-            }
-            DiskAction::Verify { range, seed } => {
-                let pattern = Pattern { seed };
-                let check = |data: Dma, first, count| {
-                    verify(index, data, first, count, |sector| pattern.sector(sector))
-                };
-                disk.transfer(transfer(Operation::Read, range), pool, nothing, check)
-            }
-            DiskAction::VerifyZeroes(range) => {
-                let zeroes = |_| (0..SECTOR_WORDS).map(|_| 0);
-                let check = |data: Dma, first, count| verify(index, data, first, count, zeroes);
-                // Fresh memory is zeroes already: only the device may make these some.
-                let taint = |data: Dma, first, count| fill(Pattern { seed: 1 }, data, first, count);
-                disk.transfer(transfer(Operation::Read, range), pool, taint, check)
-            }
-            DiskAction::Sum(range) => {
-                let mut sum = Checksum::default();
-                let add = |data: Dma, first, count| {
-                    for sector in 0..count {
-                        let word = |word| data.read64(sector * SECTOR + word * 8);
-                        sum.add(first + sector, (0..SECTOR_WORDS).map(word));
-                    }
-                    Ok(())
-                };
-                disk.transfer(transfer(Operation::Read, range), pool, nothing, add)?;
-                self.say(format_args!("blk.sum: disk {index}: {:016x}", sum.value()));
+            DiskAction::Range(action) => {
+                let sum = range_action(index, disk, action, depth, queues, pool)?;
+                if let Some(sum) = sum {
+                    self.say(format_args!("blk.sum: disk {index}: {:016x}", sum.value()));
+                }
                 Ok(())
             }
             DiskAction::Discard(range) => {
@@ -122,6 +97,57 @@ impl Guest<'_> {
             *place = Some(disk);
         }
     }
+}
+
+/// Does something with a range of disk `index`, whatever kind of disk it is. Gives the checksum if
+/// that is what was asked for.
+pub(super) fn range_action<R: Requests>(
+    index: u64,
+    disk: &mut R,
+    action: RangeAction,
+    depth: u16,
+    queues: u16,
+    pool: &mut Pool,
+) -> Result<Option<Checksum>, DeviceError> {
+    let transfer = |operation, range: SectorRange| {
+        let SectorRange { sector, sectors } = range;
+        Transfer { operation, sector, sectors, depth, queues }
+    };
+    let nothing = |_: Dma, _: u64, _: u64| {};
+    match action {
+        RangeAction::Write { range, seed } => {
+            let pattern = Pattern { seed };
+            let fill = |data: Dma, first, count| fill(pattern, data, first, count);
+            disk.transfer(transfer(R::WRITE, range), pool, fill, |_, _, _| Ok(()))?;
+        }
+        RangeAction::Verify { range, seed } => {
+            let pattern = Pattern { seed };
+            let check = |data: Dma, first, count| {
+                verify(index, data, first, count, |sector| pattern.sector(sector))
+            };
+            disk.transfer(transfer(R::READ, range), pool, nothing, check)?;
+        }
+        RangeAction::VerifyZeroes(range) => {
+            let zeroes = |_| (0..SECTOR_WORDS).map(|_| 0);
+            let check = |data: Dma, first, count| verify(index, data, first, count, zeroes);
+            // Fresh memory is zeroes already: only the device may make these some.
+            let taint = |data: Dma, first, count| fill(Pattern { seed: 1 }, data, first, count);
+            disk.transfer(transfer(R::READ, range), pool, taint, check)?;
+        }
+        RangeAction::Sum(range) => {
+            let mut sum = Checksum::default();
+            let add = |data: Dma, first, count| {
+                for sector in 0..count {
+                    let word = |word| data.read64(sector * SECTOR + word * 8);
+                    sum.add(first + sector, (0..SECTOR_WORDS).map(word));
+                }
+                Ok(())
+            };
+            disk.transfer(transfer(R::READ, range), pool, nothing, add)?;
+            return Ok(Some(sum));
+        }
+    }
+    Ok(None)
 }
 
 /// A request without a range.

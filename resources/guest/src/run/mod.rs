@@ -3,6 +3,7 @@
 
 mod bench;
 mod disk;
+mod scsi;
 
 use core::fmt::{self, Write};
 
@@ -14,6 +15,7 @@ use crate::pci;
 use crate::script::{Command, Script};
 use crate::status;
 use crate::virtio::blk::Block;
+use crate::virtio::scsi::{ADAPTERS_MAX, Adapters};
 use crate::virtio::transport::Platform;
 use crate::virtio::{DeviceError, console, fuzz, rng};
 
@@ -31,6 +33,7 @@ pub struct Guest<'g> {
     platform: Platform,
     clock: Option<Clock>,
     disks: [Option<Block>; DISKS_KEPT],
+    adapters: Adapters,
 }
 
 /// Why a script does not go on: the status that the guest ends with. The reason is printed.
@@ -44,7 +47,8 @@ impl<'g> Guest<'g> {
         interrupts: &'g InterruptTable,
         platform: Platform,
     ) -> Guest<'g> {
-        Guest { serial, interrupts, platform, clock: None, disks: [None; DISKS_KEPT] }
+        let (disks, adapters) = ([None; DISKS_KEPT], [None; ADAPTERS_MAX]);
+        Guest { serial, interrupts, platform, clock: None, disks, adapters }
     }
 
     /// Runs a whole command line and ends the machine.
@@ -103,10 +107,16 @@ impl<'g> Guest<'g> {
             Command::Disk { disk, action, depth, queues } => {
                 self.disk(disk, action, depth, queues)?;
             }
+            Command::Scsi(scsi) => {
+                let name = scsi.action.name();
+                self.scsi(scsi).map_err(|error| self.device(name, error))?;
+            }
+            Command::ExpectConflict { body } => self.expect_conflict(body)?,
             Command::Bench(bench) => self.bench(bench)?,
             Command::Fuzz(fuzz) => {
                 // What fuzzing does to a device ends all that was agreed with it.
                 self.disks = [None; DISKS_KEPT];
+                self.adapters = [None; ADAPTERS_MAX];
                 let serial = self.serial;
                 fuzz::run(fuzz, &mut self.platform, &mut |line| say(serial, line))
                     .map_err(|error| self.device("virtio.fuzz", error))?;
@@ -152,11 +162,16 @@ impl<'g> Guest<'g> {
         Ok(())
     }
 
-    fn clock(&mut self) -> Result<Clock, Stop> {
+    /// The clock, compared with the machine's others at its first use.
+    fn any_clock(&mut self) -> Option<Clock> {
         if self.clock.is_none() {
             self.clock = Clock::calibrate();
         }
-        self.clock.ok_or_else(|| {
+        self.clock
+    }
+
+    fn clock(&mut self) -> Result<Clock, Stop> {
+        self.any_clock().ok_or_else(|| {
             let reason = "this machine has no clock: neither kvmclock, CPUID 0x15 nor ACPI timer";
             self.fail(status::DEVICE_MISSING, format_args!("{reason}"))
         })

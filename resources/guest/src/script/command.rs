@@ -1,6 +1,7 @@
 //! The commands.
 #![forbid(unsafe_code)]
 
+use super::scsi::{Scsi, scsi};
 use super::words::{Mistake, Words};
 use super::{Problem, Script, Text};
 use crate::pattern::SECTOR;
@@ -62,33 +63,47 @@ pub enum Command<'a> {
         /// Queues to use.
         queues: u16,
     },
+    /// `scsi.…`: something with a logical unit.
+    Scsi(Scsi),
+    /// `expect-conflict { SCRIPT }`: each command must end with RESERVATION CONFLICT.
+    ExpectConflict {
+        /// `scsi.` commands and nothing else.
+        body: Script<'a>,
+    },
     /// `bench.randread SIZE`, `bench.randwrite SIZE`: requests at random places.
     Bench(Bench),
     /// `virtio.fuzz WHAT`: what a hostile guest would do.
     Fuzz(Fuzz),
 }
 
-/// What to do with a disk.
+/// What to do with a range of a disk of any kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DiskAction {
-    /// `blk.write OFFSET LEN seed=`: writes a pattern.
+pub enum RangeAction {
+    /// `write OFFSET LEN seed=`: writes a pattern.
     Write {
         /// Where.
         range: SectorRange,
         /// The pattern's name.
         seed: u64,
     },
-    /// `blk.verify OFFSET LEN seed=`: reads, and compares with the pattern.
+    /// `verify OFFSET LEN seed=`: reads, and compares with the pattern.
     Verify {
         /// Where.
         range: SectorRange,
         /// The pattern's name.
         seed: u64,
     },
-    /// `blk.verify-zeroes OFFSET LEN`: reads, and finds nothing but zeroes.
+    /// `verify-zeroes OFFSET LEN`: reads, and finds nothing but zeroes.
     VerifyZeroes(SectorRange),
-    /// `blk.sum OFFSET LEN`: reads, and prints a checksum.
+    /// `sum OFFSET LEN`: reads, and prints a checksum.
     Sum(SectorRange),
+}
+
+/// What to do with a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskAction {
+    /// `blk.write`, `verify`, `verify-zeroes`, `sum`: what is done with a range of any disk.
+    Range(RangeAction),
     /// `blk.discard OFFSET LEN`.
     Discard(SectorRange),
     /// `blk.zeroes OFFSET LEN`.
@@ -108,11 +123,22 @@ pub struct SectorRange {
     pub sectors: u64,
 }
 
+/// How a disk is reached: which kind of device `disk=` counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bus {
+    /// virtio-blk.
+    Blk,
+    /// virtio-scsi.
+    Scsi,
+}
+
 /// Random requests for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bench {
     /// Writes, not reads.
     pub write: bool,
+    /// Which kind of disk.
+    pub on: Bus,
     /// Sectors of each request.
     pub sectors: u64,
     /// Requests under way in each queue.
@@ -148,18 +174,35 @@ pub enum Fuzz {
     Kick,
     /// `loop`: chains of descriptors without end.
     Loop {
+        /// Which kind of disk.
+        on: Bus,
         /// Which disk.
         disk: u64,
     },
     /// `wild`: rings and buffers outside memory.
     Wild {
+        /// Which kind of disk.
+        on: Bus,
         /// Which disk.
         disk: u64,
     },
     /// `indirect`: malformed tables of descriptors.
     Indirect {
+        /// Which kind of disk.
+        on: Bus,
         /// Which disk.
         disk: u64,
+    },
+    /// `headers`: garbage in the headers of requests. Some may be commands that change the disk.
+    Headers {
+        /// Which kind of disk.
+        on: Bus,
+        /// Which disk.
+        disk: u64,
+        /// Names the garbage.
+        seed: u64,
+        /// Requests.
+        count: u64,
     },
 }
 
@@ -197,14 +240,24 @@ impl<'a> Command<'a> {
                 let body = body.ok_or((at, Problem::Block { wanted: true }))?;
                 return Ok(Command::Repeat { count, body });
             }
+            "expect-conflict" => {
+                words.only(0, &[])?;
+                let body = body.ok_or((at, Problem::Block { wanted: true }))?;
+                // Mistakes in the block are found where they are.
+                if body.flatten().any(|command| !matches!(command, Command::Scsi(_))) {
+                    return Err((at, Problem::OnlyScsi));
+                }
+                return Ok(Command::ExpectConflict { body });
+            }
             "memory.touch" => Command::MemoryTouch { len: len(words)? },
             "rng.read" => Command::RngRead { len: len(words)? },
             "bench.randread" => Command::Bench(bench(words, false)?),
             "bench.randwrite" => Command::Bench(bench(words, true)?),
             "virtio.fuzz" => Command::Fuzz(fuzz(words)?),
-            _ => match name.strip_prefix("blk.") {
-                Some(action) => disk(words, action)?,
-                None => return Err((at, Problem::UnknownCommand(name))),
+            _ => match name.split_once('.') {
+                Some(("blk", action)) => disk(words, action)?,
+                Some(("scsi", action)) => Command::Scsi(scsi(words, action)?),
+                _ => return Err((at, Problem::UnknownCommand(name))),
             },
         };
         match body {
@@ -224,24 +277,18 @@ fn len(words: Words<'_>) -> Result<u64, Mistake<'_>> {
 }
 
 fn disk<'a>(words: Words<'a>, action: &str) -> Result<Command<'a>, Mistake<'a>> {
-    let range = || {
-        let expected = "a multiple of 512 such as 0 or 1M";
-        let sectors = |text| units::size(text).filter(|n| n % SECTOR == 0).map(|n| n / SECTOR);
-        let some = |text| sectors(text).filter(|n| *n > 0);
-        Ok(SectorRange {
-            sector: words.positional(0, "OFFSET", expected, sectors)?,
-            sectors: words.positional(1, "LEN", "a multiple of 512, not 0, such as 1M", some)?,
-        })
-    };
+    let range = || plain_range(words);
     let (positional, keys, action): (_, &'static [_], _) = match action {
         "write" => (2, &["seed", "disk", "qd", "queues"], {
-            DiskAction::Write { range: range()?, seed: seed(words)? }
+            DiskAction::Range(RangeAction::Write { range: range()?, seed: seed(words)? })
         }),
         "verify" => (2, &["seed", "disk", "qd", "queues"], {
-            DiskAction::Verify { range: range()?, seed: seed(words)? }
+            DiskAction::Range(RangeAction::Verify { range: range()?, seed: seed(words)? })
         }),
-        "verify-zeroes" => (2, &["disk", "qd", "queues"], DiskAction::VerifyZeroes(range()?)),
-        "sum" => (2, &["disk", "qd", "queues"], DiskAction::Sum(range()?)),
+        "verify-zeroes" => (2, &["disk", "qd", "queues"], {
+            DiskAction::Range(RangeAction::VerifyZeroes(range()?))
+        }),
+        "sum" => (2, &["disk", "qd", "queues"], DiskAction::Range(RangeAction::Sum(range()?))),
         "discard" => (2, &["disk", "qd", "queues"], DiskAction::Discard(range()?)),
         "zeroes" => (2, &["disk", "qd", "queues"], DiskAction::WriteZeroes(range()?)),
         "flush" => (0, &["disk"], DiskAction::Flush),
@@ -261,13 +308,14 @@ fn disk<'a>(words: Words<'a>, action: &str) -> Result<Command<'a>, Mistake<'a>> 
 }
 
 fn bench(words: Words<'_>, write: bool) -> Result<Bench, Mistake<'_>> {
-    words.only(1, &["qd", "secs", "disk", "seed", "queues"])?;
+    words.only(1, &["qd", "secs", "disk", "seed", "queues", "on"])?;
     let sectors = |text| {
         let sectors = units::size(text).filter(|n| n % SECTOR == 0)? / SECTOR;
         (1..=2048).contains(&sectors).then_some(sectors)
     };
     Ok(Bench {
         write,
+        on: on(words)?,
         sectors: words.positional(0, "SIZE", "a multiple of 512 up to 1M, such as 4k", sectors)?,
         depth: depth(words, 1)?,
         queues: queues(words)?,
@@ -284,10 +332,10 @@ fn bench(words: Words<'_>, write: bool) -> Result<Bench, Mistake<'_>> {
 
 fn fuzz(words: Words<'_>) -> Result<Fuzz, Mistake<'_>> {
     let what = |text| match text {
-        "registers" | "config" | "kick" | "loop" | "wild" | "indirect" => Some(text),
+        "registers" | "config" | "kick" | "loop" | "wild" | "indirect" | "headers" => Some(text),
         _ => None,
     };
-    let expected = "registers, config, kick, loop, wild or indirect";
+    let expected = "registers, config, kick, loop, wild, indirect or headers";
     let what = words.positional(0, "WHAT", expected, what)?;
     let count = || words.keyed("count", "a number", 1000, units::number);
     let (keys, fuzz): (&'static [_], _) = match what {
@@ -296,27 +344,55 @@ fn fuzz(words: Words<'_>) -> Result<Fuzz, Mistake<'_>> {
         }
         "config" => (&["seed", "count"], Fuzz::Config { seed: seed(words)?, count: count()? }),
         "kick" => (&[], Fuzz::Kick),
-        "loop" => (&["disk"], Fuzz::Loop { disk: number(words)? }),
-        "wild" => (&["disk"], Fuzz::Wild { disk: number(words)? }),
-        _ => (&["disk"], Fuzz::Indirect { disk: number(words)? }),
+        "loop" => (&["disk", "on"], Fuzz::Loop { on: on(words)?, disk: number(words)? }),
+        "wild" => (&["disk", "on"], Fuzz::Wild { on: on(words)?, disk: number(words)? }),
+        "headers" => (&["seed", "count", "disk", "on"], {
+            let (on, disk) = (on(words)?, number(words)?);
+            Fuzz::Headers { on, disk, seed: seed(words)?, count: count()? }
+        }),
+        _ => (&["disk", "on"], Fuzz::Indirect { on: on(words)?, disk: number(words)? }),
     };
     words.only(1, keys)?;
     Ok(fuzz)
 }
 
-fn seed(words: Words<'_>) -> Result<u64, Mistake<'_>> {
+/// `OFFSET LEN` of a disk.
+pub(super) fn plain_range(words: Words<'_>) -> Result<SectorRange, Mistake<'_>> {
+    let expected = "a multiple of 512 such as 0 or 1M";
+    let some = |text| sectors(text).filter(|n| *n > 0);
+    Ok(SectorRange {
+        sector: words.positional(0, "OFFSET", expected, sectors)?,
+        sectors: words.positional(1, "LEN", "a multiple of 512, not 0, such as 1M", some)?,
+    })
+}
+
+/// A size in sectors.
+pub(super) fn sectors(text: &str) -> Option<u64> {
+    units::size(text).filter(|n| n % SECTOR == 0).map(|n| n / SECTOR)
+}
+
+fn on(words: Words<'_>) -> Result<Bus, Mistake<'_>> {
+    let bus = |text| match text {
+        "blk" => Some(Bus::Blk),
+        "scsi" => Some(Bus::Scsi),
+        _ => None,
+    };
+    words.keyed("on", "blk or scsi", Bus::Blk, bus)
+}
+
+pub(super) fn seed(words: Words<'_>) -> Result<u64, Mistake<'_>> {
     words.keyed("seed", "a number", 1, units::number)
 }
 
-fn number(words: Words<'_>) -> Result<u64, Mistake<'_>> {
+pub(super) fn number(words: Words<'_>) -> Result<u64, Mistake<'_>> {
     words.keyed("disk", "a number", 0, units::number)
 }
 
-fn depth(words: Words<'_>, default: u16) -> Result<u16, Mistake<'_>> {
+pub(super) fn depth(words: Words<'_>, default: u16) -> Result<u16, Mistake<'_>> {
     words.keyed("qd", "a number from 1 to 85", default, |text| upto(text, 85))
 }
 
-fn queues(words: Words<'_>) -> Result<u16, Mistake<'_>> {
+pub(super) fn queues(words: Words<'_>) -> Result<u16, Mistake<'_>> {
     words.keyed("queues", "a number from 1 to 8", 1, |text| upto(text, 8))
 }
 

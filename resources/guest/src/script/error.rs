@@ -56,6 +56,8 @@ pub enum Problem<'a> {
     AfterBlock,
     /// Blocks nested too deeply.
     TooDeep,
+    /// A block that may have `scsi.` commands only has others.
+    OnlyScsi,
     /// A block after a command that takes none, or none after one that does.
     Block {
         /// The command takes a block.
@@ -92,6 +94,7 @@ impl fmt::Display for Problem<'_> {
             Problem::StrayBrace => f.write_str("a brace has no place here; in text, quote it"),
             Problem::AfterBlock => f.write_str("after a block comes ; or the end"),
             Problem::TooDeep => f.write_str("blocks are nested too deeply"),
+            Problem::OnlyScsi => f.write_str("this block takes scsi. commands only"),
             Problem::Block { wanted: true } => f.write_str("a block in braces must follow"),
             Problem::Block { wanted: false } => f.write_str("this command takes no block"),
         }

@@ -81,20 +81,25 @@ fn device_commands_have_defaults_and_keys() {
             "blk.write 4k 1M seed=0x7 disk=2 qd=32 queues=4",
             Command::Disk {
                 disk: 2,
-                action: DiskAction::Write { range, seed: 7 },
+                action: DiskAction::Range(RangeAction::Write { range, seed: 7 }),
                 depth: 32,
                 queues: 4,
             },
         ),
         (
             "blk.verify-zeroes 4k 1M qd=2",
-            Command::Disk { disk: 0, action: DiskAction::VerifyZeroes(range), depth: 2, queues: 1 },
+            Command::Disk {
+                disk: 0,
+                action: DiskAction::Range(RangeAction::VerifyZeroes(range)),
+                depth: 2,
+                queues: 1,
+            },
         ),
         (
             "blk.verify 4k 1M",
             Command::Disk {
                 disk: 0,
-                action: DiskAction::Verify { range, seed: 1 },
+                action: DiskAction::Range(RangeAction::Verify { range, seed: 1 }),
                 depth: 8,
                 queues: 1,
             },
@@ -107,6 +112,7 @@ fn device_commands_have_defaults_and_keys() {
             "bench.randwrite 4k qd=32 secs=0.5",
             Command::Bench(Bench {
                 write: true,
+                on: Bus::Blk,
                 sectors: 8,
                 depth: 32,
                 queues: 1,
@@ -116,7 +122,11 @@ fn device_commands_have_defaults_and_keys() {
             }),
         ),
         ("virtio.fuzz registers count=9", Command::Fuzz(Fuzz::Registers { seed: 1, count: 9 })),
-        ("virtio.fuzz loop disk=3", Command::Fuzz(Fuzz::Loop { disk: 3 })),
+        ("virtio.fuzz loop disk=3 on=scsi", Command::Fuzz(Fuzz::Loop { on: Bus::Scsi, disk: 3 })),
+        (
+            "virtio.fuzz headers count=5",
+            Command::Fuzz(Fuzz::Headers { on: Bus::Blk, disk: 0, seed: 1, count: 5 }),
+        ),
         ("rng.read 4k", Command::RngRead { len: 4096 }),
     ];
     for (text, expected) in cases {
@@ -136,6 +146,7 @@ fn device_commands_refuse_what_they_cannot_do() {
         ("blk.erase 0 1M", "column 1: there is no command \"blk.erase\""),
         ("bench.randread 2M", "column 16: SIZE is \"2M\", must be a multiple of 512 up to 1M"),
         ("virtio.fuzz all", "column 13: WHAT is \"all\", must be registers, config, kick"),
+        ("bench.randread 4k on=nvme", "column 22: on is \"nvme\", must be blk or scsi"),
         ("virtio.fuzz kick disk=1", "column 18: there is no disk= here"),
     ];
     for (text, expected) in cases {

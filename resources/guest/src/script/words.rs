@@ -69,6 +69,26 @@ impl<'a> Words<'a> {
         parse(value).ok_or((at, Problem::BadValue { name: key, found: value, expected }))
     }
 
+    /// The value of `key=`, which must be there.
+    pub(super) fn required<T>(
+        self,
+        key: &'static str,
+        expected: &'static str,
+        parse: impl Fn(&'a str) -> Option<T>,
+    ) -> Result<T, Mistake<'a>> {
+        let missing = (self.name().0, Problem::Missing { name: key, expected });
+        self.keyed(key, expected, None, |text| parse(text).map(Some))?.ok_or(missing)
+    }
+
+    /// Whether the positional argument `index`, which can only be `word`, is there.
+    pub(super) fn flag(self, index: usize, word: &'static str) -> Result<bool, Mistake<'a>> {
+        match self.arguments().nth(index) {
+            None => Ok(false),
+            Some((_, found)) if found == word => Ok(true),
+            Some((at, found)) => Err((at, Problem::Surplus(found))),
+        }
+    }
+
     /// Refuses arguments beyond `positional` ones and these keys, and keys given twice.
     pub(super) fn only(
         self,

@@ -6,17 +6,19 @@
 #![forbid(unsafe_code)]
 
 mod chains;
+mod headers;
 mod registers;
 
 use core::fmt;
 
-use super::blk::{Block, Operation};
+use super::blk::Block;
 use super::requests::{Requests, Transfer};
+use super::scsi::{self, ADAPTERS_MAX, Adapters};
 use super::transport::{self, Platform, Transport};
 use super::{DeviceError, Kind};
 use crate::machine::clock;
 use crate::pci::Function;
-use crate::script::Fuzz;
+use crate::script::{Bus, Fuzz};
 
 /// Counts of the time-stamp counter that a device gets to react to something malformed: it may
 /// well not answer at all.
@@ -43,17 +45,25 @@ pub fn run(fuzz: Fuzz, platform: &mut Platform, say: Say<'_>) -> Result<(), Devi
         Fuzz::Kick => each_device(platform, say, "kick", |_, transport, platform| {
             registers::doorbells(transport, platform)
         })?,
-        Fuzz::Loop { disk } => {
-            chains::loops(disk, platform)?;
-            disk_answers(disk, platform, say, "loop")?;
+        Fuzz::Loop { on, disk } => {
+            chains::loops(target(on, disk, platform)?, platform)?;
+            disk_answers(on, disk, platform, say, "loop")?;
         }
-        Fuzz::Wild { disk } => {
-            chains::wild(disk, platform)?;
-            disk_answers(disk, platform, say, "wild")?;
+        Fuzz::Wild { on, disk } => {
+            chains::wild(target(on, disk, platform)?, platform)?;
+            disk_answers(on, disk, platform, say, "wild")?;
         }
-        Fuzz::Indirect { disk } => {
-            chains::indirect(disk, platform)?;
-            disk_answers(disk, platform, say, "indirect")?;
+        Fuzz::Indirect { on, disk } => {
+            chains::indirect(target(on, disk, platform)?, platform)?;
+            disk_answers(on, disk, platform, say, "indirect")?;
+        }
+        Fuzz::Headers { on, disk, seed, count } => {
+            let target = target(on, disk, platform)?;
+            headers::requests(target, seed, count, platform)?;
+            if on == Bus::Scsi {
+                headers::task_management(target, seed, count, platform)?;
+            }
+            disk_answers(on, disk, platform, say, "headers")?;
         }
     }
     // All devices are reset: the memory is nobody's.
@@ -84,24 +94,63 @@ fn answers(transport: &Transport) -> Result<(), DeviceError> {
     transport.reset()
 }
 
-/// Sees that a disk can be started anew and reads its first sector.
+/// The disk under test.
+#[derive(Clone, Copy)]
+struct Target {
+    on: Bus,
+    transport: Transport,
+    /// Which logical unit of the device it is.
+    lun: u16,
+}
+
+/// Disk `index`, counted as its other commands count.
+fn target(on: Bus, index: u64, platform: &mut Platform) -> Result<Target, DeviceError> {
+    let (transport, lun) = match on {
+        Bus::Blk => (Transport::find(Kind::Block, index, platform)?, 0),
+        Bus::Scsi => {
+            let mut adapters = [None; ADAPTERS_MAX];
+            let unit = scsi::unit(index, &mut adapters, platform)?;
+            let found = (unit.adapter.transport, unit.lun());
+            reset(&adapters)?;
+            found
+        }
+    };
+    Ok(Target { on, transport, lun })
+}
+
+/// Sees that a disk can be started anew and reads its first sectors.
 fn disk_answers(
+    on: Bus,
     disk: u64,
     platform: &mut Platform,
     say: Say<'_>,
     what: &str,
 ) -> Result<(), DeviceError> {
-    let mut block = Block::open(disk, platform)?;
-    let first = Transfer { operation: Operation::Read, sector: 0, sectors: 1, depth: 1, queues: 1 };
-    block.transfer(first, &mut platform.pool, |_, _, _| {}, |_, _, _| Ok(()))?;
-    block.transport().reset()?;
+    match on {
+        Bus::Blk => {
+            let mut block = Block::open(disk, platform)?;
+            read_first(&mut block, platform)?;
+            block.transport().reset()?;
+        }
+        Bus::Scsi => {
+            let mut adapters = [None; ADAPTERS_MAX];
+            read_first(&mut scsi::unit(disk, &mut adapters, platform)?, platform)?;
+            reset(&adapters)?;
+        }
+    }
     say(format_args!("virtio.fuzz {what}: disk {disk} still answers"));
     Ok(())
 }
 
-/// The transport of disk `index`.
-fn disk(index: u64, platform: &mut Platform) -> Result<Transport, DeviceError> {
-    Transport::find(Kind::Block, index, platform)
+fn read_first<R: Requests>(disk: &mut R, platform: &mut Platform) -> Result<(), DeviceError> {
+    let (operation, sectors) = (R::READ, disk.granule());
+    let first = Transfer { operation, sector: 0, sectors, depth: 1, queues: 1 };
+    disk.transfer(first, &mut platform.pool, |_, _, _| {}, |_, _, _| Ok(()))
+}
+
+/// Ends what was agreed with the devices that were started.
+fn reset(adapters: &Adapters) -> Result<(), DeviceError> {
+    adapters.iter().flatten().try_for_each(|adapter| adapter.transport.reset())
 }
 
 /// Lets the device react.

@@ -8,13 +8,14 @@ pub mod layout;
 pub mod queue;
 pub mod requests;
 pub mod rng;
+pub mod scsi;
 pub mod transport;
 
 use core::fmt;
 
 use crate::status;
 
-/// Types of devices (virtio 1.2, chapter 5).
+/// Types of devices (virtio 1.3, chapter 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Disk.
@@ -23,6 +24,8 @@ pub enum Kind {
     Console,
     /// Entropy source.
     Rng,
+    /// SCSI host.
+    Scsi,
 }
 
 impl Kind {
@@ -32,6 +35,7 @@ impl Kind {
             Kind::Block => 2,
             Kind::Console => 3,
             Kind::Rng => 4,
+            Kind::Scsi => 8,
         }
     }
 
@@ -40,6 +44,7 @@ impl Kind {
             Kind::Block => "virtio-blk",
             Kind::Console => "virtio-console",
             Kind::Rng => "virtio-rng",
+            Kind::Scsi => "virtio-scsi",
         }
     }
 }
@@ -53,6 +58,13 @@ pub enum DeviceError {
         kind: Kind,
         /// Which one of them, counted from 0.
         index: u64,
+    },
+    /// No virtio-scsi device has such a logical unit.
+    MissingUnit {
+        /// Which one of them, counted from 0.
+        index: u64,
+        /// How many there are.
+        units: u64,
     },
     /// The device has none of something that the script asks for.
     Lacks(&'static str),
@@ -80,6 +92,15 @@ pub enum DeviceError {
         /// The status byte.
         status: u8,
     },
+    /// A SCSI command was not done.
+    Scsi(scsi::failure::Failure),
+    /// A counter is not what the script expects.
+    Counter {
+        /// What it should be.
+        expected: u64,
+        /// What it is.
+        value: u64,
+    },
     /// What was read is not what should be there.
     Mismatch {
         /// Which disk.
@@ -96,14 +117,17 @@ pub enum DeviceError {
 impl DeviceError {
     /// The device answered a request, if only with an error: it is there for the next one.
     pub fn is_answer(self) -> bool {
-        matches!(self, DeviceError::Request { .. })
+        matches!(self, DeviceError::Request { .. } | DeviceError::Scsi(_))
     }
 
     /// The status that the guest ends with.
     pub fn status(self) -> u8 {
         match self {
-            DeviceError::Missing { .. } | DeviceError::Lacks(_) => status::DEVICE_MISSING,
-            DeviceError::Mismatch { .. } => status::VERIFY_MISMATCH,
+            DeviceError::Missing { .. }
+            | DeviceError::MissingUnit { .. }
+            | DeviceError::Lacks(_) => status::DEVICE_MISSING,
+            DeviceError::Scsi(failure) if failure.is_conflict() => status::RESERVATION_CONFLICT,
+            DeviceError::Mismatch { .. } | DeviceError::Counter { .. } => status::VERIFY_MISMATCH,
             DeviceError::Memory => status::GUEST_DEFECT,
             _ => status::IO_ERROR,
         }
@@ -116,6 +140,10 @@ impl fmt::Display for DeviceError {
             DeviceError::Missing { kind, index } => {
                 write!(f, "this machine has no {} device {index} (they count from 0)", kind.name())
             }
+            DeviceError::MissingUnit { index, units } => write!(
+                f,
+                "this machine has no SCSI logical unit {index} (they count from 0; it has {units})"
+            ),
             DeviceError::Lacks(what) => write!(f, "this device has no {what}"),
             DeviceError::Unreachable(what) => {
                 write!(f, "the device's {what} is missing or cannot be reached")
@@ -134,6 +162,10 @@ impl fmt::Display for DeviceError {
                     _ => "not a status",
                 };
                 write!(f, "{operation} at sector {sector} failed: status {status} ({meaning})")
+            }
+            DeviceError::Scsi(failure) => write!(f, "{failure}"),
+            DeviceError::Counter { expected, value } => {
+                write!(f, "the counter is {value}, not {expected}")
             }
             DeviceError::Mismatch { disk, offset, expected, found } => write!(
                 f,

@@ -152,6 +152,21 @@ pub trait Requests {
     /// Size in sectors.
     fn capacity(&self) -> u64;
 
+    /// Requests start at multiples of this number of sectors, and have multiples of it.
+    fn granule(&self) -> u64 {
+        1
+    }
+
+    /// Sees that a range consists of whole granules.
+    fn check_granule(&self, sector: u64, sectors: u64) -> Result<(), DeviceError> {
+        let whole = |n: u64| n.is_multiple_of(self.granule());
+        if whole(sector) && whole(sectors) {
+            Ok(())
+        } else {
+            Err(DeviceError::Lacks("logical blocks as small as this range's parts"))
+        }
+    }
+
     /// The operation's name in messages.
     fn name(operation: Self::Operation) -> &'static str;
 
@@ -210,6 +225,7 @@ pub trait Requests {
     {
         let Transfer { operation, mut sector, sectors, depth, queues } = transfer;
         let end = sector.saturating_add(sectors);
+        self.check_granule(sector, sectors)?;
         let limit = self.limit(operation)?;
         let buffer = self.buffer(operation, limit.min(sectors));
         let all = u64::from(self.check_depth(queues, depth)?);

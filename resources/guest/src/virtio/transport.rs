@@ -195,10 +195,16 @@ impl Transport {
         address(common::QUEUE_DESC, 0);
         address(common::QUEUE_DRIVER, layout.available);
         address(common::QUEUE_DEVICE, layout.used);
-        let notify_off = u64::from(common.read16(common::QUEUE_NOTIFY_OFF));
+        let doorbell = self.doorbell(index);
         common.write16(common::QUEUE_ENABLE, 1);
-        let doorbell = (self.notify, notify_off * u64::from(self.multiplier));
         Ok(Queue::new(index, layout, memory, doorbell, features & F_EVENT_IDX != 0))
+    }
+
+    /// Where notifications of queue `index` go, which is the selected one from now on.
+    pub fn doorbell(&self, index: u16) -> (Registers, u64) {
+        self.common.write16(common::QUEUE_SELECT, index);
+        let notify_off = u64::from(self.common.read16(common::QUEUE_NOTIFY_OFF));
+        (self.notify, notify_off * u64::from(self.multiplier))
     }
 
     /// Tells the device that it may start.
