@@ -16,6 +16,9 @@ use crate::virtio::{DeviceError, Kind};
 /// Logical units of one device that are used at most.
 const UNITS_MAX: usize = 32;
 
+/// Bytes of INQUIRY's data that every device has.
+const INQUIRY_LEN: u8 = 36;
+
 const CONTROL_QUEUE: u16 = 0;
 const EVENT_QUEUE: u16 = 1;
 /// The first request queue.
@@ -120,10 +123,19 @@ impl Adapter {
         let mut list = [0; 8 + 8 * UNITS_MAX];
         let command = Cdb::report_luns(u32::try_from(list.len()).unwrap_or(u32::MAX));
         let data = self.read(0, &command, &mut list, pool)?;
-        for (lun, place) in pages::luns(data).zip(&mut self.units) {
-            *place = Some(Known { lun, capacity: None });
+        let mut found = 0;
+        for lun in pages::luns(data) {
+            // LUN 0 is there even if no disk is; and what is there may be no disk.
+            let mut inquired = [0; INQUIRY_LEN as usize];
+            let inquired = self.read(lun, &Cdb::inquiry(INQUIRY_LEN), &mut inquired, pool)?;
+            if pages::is_disk(inquired)
+                && let Some(place) = self.units.get_mut(found)
+            {
+                *place = Some(Known { lun, capacity: None });
+                found += 1;
+            }
         }
-        // Targets give them in any order.
+        // Targets list them in any order.
         self.units.sort_unstable_by_key(|unit| unit.map_or(u32::MAX, |unit| u32::from(unit.lun)));
         Ok(())
     }

@@ -174,6 +174,13 @@ impl Cdb {
         cdb
     }
 
+    /// INQUIRY, of which `len` bytes are wanted.
+    pub fn inquiry(len: u8) -> Cdb {
+        let mut cdb = Cdb::new(0x12, "INQUIRY", Direction::In);
+        cdb.put([(4, len)]);
+        cdb
+    }
+
     /// INQUIRY for a page of vital product data, of which `len` bytes are wanted.
     pub fn inquiry_page(page: u8, len: u8) -> Cdb {
         let mut cdb = Cdb::new(0x12, "INQUIRY", Direction::In);

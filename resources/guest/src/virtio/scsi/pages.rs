@@ -50,6 +50,12 @@ pub fn luns(data: &[u8]) -> impl Iterator<Item = u16> {
     })
 }
 
+/// Whether the data of INQUIRY is that of a disk: a connected device (qualifier 0) of direct access
+/// (type 0).
+pub fn is_disk(data: &[u8]) -> bool {
+    data.first() == Some(&0)
+}
+
 /// A VPD page without its header: `None` if it is another one.
 pub fn page(number: u8, data: &[u8]) -> Option<&[u8]> {
     let [_, found, high, low, rest @ ..] = data else { return None };

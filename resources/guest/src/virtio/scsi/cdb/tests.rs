@@ -32,6 +32,8 @@ fn commands_about_the_whole_unit_are_as_in_the_standards() {
     assert_eq!(Cdb::read_capacity(32).bytes, capacity);
     let luns = [0xA0, 0, 0, 0, 0, 0, 0, 0, 2, 8, 0, 0, 0, 0, 0, 0];
     assert_eq!(Cdb::report_luns(0x208).bytes, luns);
+    let inquiry = [[0x12, 0, 0, 0, 36, 0].as_slice(), &zeroes].concat();
+    assert_eq!(Cdb::inquiry(36).bytes, inquiry[..]);
     let inquiry = [[0x12, 1, 0x83, 0, 252, 0].as_slice(), &zeroes].concat();
     assert_eq!(Cdb::inquiry_page(0x83, 252).bytes, inquiry[..]);
 }
