@@ -243,6 +243,10 @@ impl Adapter {
         let sense = Sense::read(sense.get(..len).unwrap_or(&sense));
         let residual = answer.read32(SLOT_RESIDUAL);
         let failure = Failure { command, lba, response, status, sense, residual };
+        if failure.is_attention() {
+            // It may tell of another size.
+            self.units.iter_mut().flatten().for_each(|unit| unit.capacity = None);
+        }
         let retries = answer.read64(SLOT_RETRIES);
         let (attentions, busy) = (retries & u64::from(u32::MAX), retries >> 32);
         let more = if failure.is_attention() && self.attention == Attention::Retry {
