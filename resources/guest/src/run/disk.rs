@@ -47,8 +47,8 @@ impl Guest<'_> {
             let SectorRange { sector, sectors } = range;
             Transfer { operation, sector, sectors, depth, queues }
         };
-        let nothing = |_: Dma, _: u64, _: u64| {};
-        let fine = |_: Dma, _: u64, _: u64| Ok(());
+        let nothing = &mut |_: Dma, _: u64, _: u64| {};
+        let fine = &mut |_: Dma, _: u64, _: u64| Ok(());
         match action {
             DiskAction::Range(action) => {
                 let sum = range_action(index, disk, action, depth, queues, pool)?;
@@ -66,7 +66,7 @@ impl Guest<'_> {
             DiskAction::Flush => disk.transfer(single(Operation::Flush), pool, nothing, fine),
             DiskAction::Identify => {
                 let mut id = [0; ID_LEN];
-                let copy = |data: Dma, _, _| {
+                let copy = &mut |data: Dma, _, _| {
                     (0..).zip(&mut id).for_each(|(at, byte)| *byte = data.read8(at));
                     Ok(())
                 };
@@ -113,30 +113,31 @@ pub(super) fn range_action<R: Requests>(
         let SectorRange { sector, sectors } = range;
         Transfer { operation, sector, sectors, depth, queues }
     };
-    let nothing = |_: Dma, _: u64, _: u64| {};
+    let nothing = &mut |_: Dma, _: u64, _: u64| {};
     match action {
         RangeAction::Write { range, seed } => {
             let pattern = Pattern { seed };
-            let fill = |data: Dma, first, count| fill(pattern, data, first, count);
-            disk.transfer(transfer(R::WRITE, range), pool, fill, |_, _, _| Ok(()))?;
+            let fill = &mut |data: Dma, first, count| fill(pattern, data, first, count);
+            disk.transfer(transfer(R::WRITE, range), pool, fill, &mut |_, _, _| Ok(()))?;
         }
         RangeAction::Verify { range, seed } => {
             let pattern = Pattern { seed };
-            let check = |data: Dma, first, count| {
+            let check = &mut |data: Dma, first, count| {
                 verify(index, data, first, count, |sector| pattern.sector(sector))
             };
             disk.transfer(transfer(R::READ, range), pool, nothing, check)?;
         }
         RangeAction::VerifyZeroes(range) => {
             let zeroes = |_| (0..SECTOR_WORDS).map(|_| 0);
-            let check = |data: Dma, first, count| verify(index, data, first, count, zeroes);
+            let check = &mut |data: Dma, first, count| verify(index, data, first, count, zeroes);
             // Fresh memory is zeroes already: only the device may make these some.
-            let taint = |data: Dma, first, count| fill(Pattern { seed: 1 }, data, first, count);
+            let taint =
+                &mut |data: Dma, first, count| fill(Pattern { seed: 1 }, data, first, count);
             disk.transfer(transfer(R::READ, range), pool, taint, check)?;
         }
         RangeAction::Sum(range) => {
             let mut sum = Checksum::default();
-            let add = |data: Dma, first, count| {
+            let add = &mut |data: Dma, first, count| {
                 for sector in 0..count {
                     let word = |word| data.read64(sector * SECTOR + word * 8);
                     sum.add(first + sector, (0..SECTOR_WORDS).map(word));

@@ -167,14 +167,14 @@ impl Guest<'_> {
         let Scsi { disk, depth, queues, .. } = command;
         let SectorRange { sector, sectors } = range;
         let write = Transfer { operation: Operation::Write, sector, sectors, depth, queues };
-        let fill = |data: Dma, first, count| fill(Pattern { seed }, data, first, count);
+        let mut fill = |data: Dma, first, count| fill(Pattern { seed }, data, first, count);
         let (mut writes, mut aborted) = (0u64, 0u64);
         let mut count = |_: Dma, _: u64, _: u64| {
             writes += 1;
             Ok(())
         };
         loop {
-            match unit.transfer(write, &mut self.platform.pool, fill, &mut count) {
+            match unit.transfer(write, &mut self.platform.pool, &mut fill, &mut count) {
                 Ok(()) => {}
                 Err(DeviceError::Scsi(failure)) if failure.is_aborted() => aborted += 1,
                 Err(DeviceError::Scsi(failure)) if failure.is_conflict() => break,

@@ -145,7 +145,7 @@ fn disk_answers(
 fn read_first<R: Requests>(disk: &mut R, platform: &mut Platform) -> Result<(), DeviceError> {
     let (operation, sectors) = (R::READ, disk.granule());
     let first = Transfer { operation, sector: 0, sectors, depth: 1, queues: 1 };
-    disk.transfer(first, &mut platform.pool, |_, _, _| {}, |_, _, _| Ok(()))
+    disk.transfer(first, &mut platform.pool, &mut |_, _, _| {}, &mut |_, _, _| Ok(()))
 }
 
 /// Ends what was agreed with the devices that were started.

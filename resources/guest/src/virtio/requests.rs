@@ -137,6 +137,11 @@ pub struct Transfer<O> {
     pub queues: u16,
 }
 
+/// Fills the buffer of a part: its data, first sector and number of sectors.
+pub type Fill<'f> = &'f mut dyn FnMut(Dma, u64, u64);
+/// Looks at a part that is done: its data, first sector and number of sectors.
+pub type Check<'f> = &'f mut dyn FnMut(Dma, u64, u64) -> Result<(), DeviceError>;
+
 /// A disk that takes requests. Sectors have 512 bytes whatever the disk's own blocks are.
 pub trait Requests {
     /// What a request can ask for.
@@ -213,12 +218,15 @@ pub trait Requests {
     /// `after` looks at it; both get its first sector and its number of sectors. After the first
     /// error nothing more is sent; what is under way is waited for, so that the disk can go on
     /// being used.
+    ///
+    /// One copy of the code for each kind of disk, hence `dyn`: a part is large.
+    #[inline(never)]
     fn transfer(
         &mut self,
         transfer: Transfer<Self::Operation>,
         pool: &mut Pool,
-        mut before: impl FnMut(Dma, u64, u64),
-        mut after: impl FnMut(Dma, u64, u64) -> Result<(), DeviceError>,
+        before: Fill<'_>,
+        after: Check<'_>,
     ) -> Result<(), DeviceError>
     where
         Self: Sized,

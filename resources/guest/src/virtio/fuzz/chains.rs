@@ -39,6 +39,7 @@ pub(super) fn request_queue(target: Target) -> u16 {
 
 impl Victim {
     /// The disk, freshly reset and started, with a good read of its first sectors in memory.
+    #[inline(never)]
     pub(super) fn start(target: Target, platform: &mut Platform) -> Result<Victim, DeviceError> {
         let victim = Victim::start_queue(target, request_queue(target), platform)?;
         if target.on == Bus::Scsi {
@@ -86,6 +87,7 @@ impl Victim {
 
     /// Puts the chain in the queue from descriptor 0 on and offers `head`; then the device is
     /// reset.
+    #[inline(never)]
     fn offer(mut self, chain: &[Descriptor], head: u16) -> Result<(), DeviceError> {
         (0..).zip(chain).for_each(|(index, descriptor)| self.queue.describe(index, *descriptor));
         self.queue.push(head);

@@ -124,7 +124,10 @@ impl Adapter {
         let command = Cdb::report_luns(u32::try_from(list.len()).unwrap_or(u32::MAX));
         let data = self.read(0, &command, &mut list, pool)?;
         let mut found = 0;
-        for lun in pages::luns(data) {
+        // Targets list them in any order.
+        let mut last = None;
+        while let Some(lun) = pages::luns(data).filter(|lun| last < Some(*lun)).min() {
+            last = Some(lun);
             // LUN 0 is there even if no disk is; and what is there may be no disk.
             let mut inquired = [0; INQUIRY_LEN as usize];
             let inquired = self.read(lun, &Cdb::inquiry(INQUIRY_LEN), &mut inquired, pool)?;
@@ -135,8 +138,6 @@ impl Adapter {
                 found += 1;
             }
         }
-        // Targets list them in any order.
-        self.units.sort_unstable_by_key(|unit| unit.map_or(u32::MAX, |unit| u32::from(unit.lun)));
         Ok(())
     }
 
@@ -160,6 +161,7 @@ impl Adapter {
 
     /// Sends a command without data, or with `data` in guest memory, and waits for it. Gives the
     /// number of bytes that were transferred.
+    #[inline(never)]
     pub(super) fn execute(&mut self, lun: u16, cdb: &Cdb, data: Dma) -> Result<u64, DeviceError> {
         const QUEUE: u16 = 0;
         self.describe(QUEUE, 0, lun, cdb, data);
@@ -182,6 +184,7 @@ impl Adapter {
     }
 
     /// Sends a command that reads, and gives what came.
+    #[inline(never)]
     pub(super) fn read<'d>(
         &mut self,
         lun: u16,
@@ -202,6 +205,7 @@ impl Adapter {
     }
 
     /// Describes a command in a slot.
+    #[inline(never)]
     pub(super) fn describe(&mut self, queue: u16, slot: u16, lun: u16, cdb: &Cdb, data: Dma) {
         self.requests.describe(queue, slot, |memory| {
             let tag = (u64::from(queue) << 16 | u64::from(slot)).to_le_bytes();
@@ -228,6 +232,7 @@ impl Adapter {
 
     /// A request did not succeed. It is sent again if that helps; [`Queues::kick`] must follow.
     #[cold]
+    #[inline(never)]
     pub(super) fn failed(
         &mut self,
         queue: u16,
