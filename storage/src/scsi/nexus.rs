@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::sense;
 use super::wake::{Waiters, Waker, lock};
-use crate::reservation::{Demand, InitiatorPort, Rights, SenseCode};
+use crate::reservation::{self, Demand, InitiatorPort, Rights, SenseCode};
 
 /// Unit attentions that wait for one initiator port at one unit; older ones make room.
 const ATTENTIONS_MAX: usize = 16;
@@ -27,6 +27,13 @@ impl Nexus {
     /// The port.
     pub fn port(&self) -> &InitiatorPort {
         &self.0.port
+    }
+
+    /// Whether reservations would let a command through now, of which the CDB has `cdb` as its
+    /// first bytes.
+    pub fn may(&self, lun: u16, cdb: &[u8]) -> bool {
+        let access = self.0.access.get(usize::from(lun));
+        access.is_some_and(|access| access.allows(reservation::demand(cdb)))
     }
 }
 

@@ -68,6 +68,12 @@ pub enum BenchError {
         #[source]
         source: std::io::Error,
     },
+    /// A shared disk did not do what it should.
+    #[error("{what}")]
+    Scsi {
+        /// What happened.
+        what: String,
+    },
     /// A figure of the host's `/proc` could not be read.
     #[error("cannot read {path}")]
     Proc {
@@ -80,6 +86,11 @@ pub enum BenchError {
 }
 
 impl BenchError {
+    /// What a disk or target said.
+    pub(super) fn scsi(error: impl std::error::Error + Send + Sync + 'static) -> BenchError {
+        BenchError::Scsi { what: format!("{:#}", anyhow::Error::new(error)) }
+    }
+
     /// What to do about it, where that is known.
     pub fn help(&self) -> Option<String> {
         match self {

@@ -12,6 +12,7 @@
 //! | [`boot`] | starting, sitting idle, booting Linux |
 //! | [`blk`] | 4 KiB random reads and writes |
 //! | [`chain`] | disks that are chains of layers |
+//! | [`pr`] | persistent reservations: fencing, checking |
 //! | [`child`] | one measured process: wall time, processor time, output |
 //! | [`scratch`] | files without a name, gone with the process |
 //! | [`image`] | kernels of a few instructions, synthesized |
@@ -29,6 +30,7 @@ pub mod child;
 pub mod contender;
 pub mod footprint;
 pub mod image;
+pub mod pr;
 pub mod report;
 pub mod samples;
 pub mod scratch;

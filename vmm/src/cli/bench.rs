@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use cohort::bench::contender::Programs;
-use cohort::bench::{BenchError, blk, boot, chain};
+use cohort::bench::{BenchError, blk, boot, chain, pr};
 use cohort::machine::layout;
 use cohort::units::{UnitError, parse_disk_size, parse_memory};
 
@@ -23,6 +23,7 @@ pub(super) fn main(args: &Args) -> Done {
         Bench::Boot(args) => (boot::run(&args.options()), args.common.json),
         Bench::Blk(args) => (blk::run(&args.options()), args.common.json),
         Bench::Chain(args) => (chain::run(&args.options()), args.common.json),
+        Bench::Pr(args) => (pr::run(&args.options()), args.json),
     };
     let report = report.map_err(|error: BenchError| {
         let help = error.help();
@@ -41,6 +42,8 @@ enum Bench {
     Blk(BlkArgs),
     /// What it costs that a disk is a chain of layers
     Chain(ChainArgs),
+    /// What fencing by persistent reservations takes, and what checking them costs
+    Pr(PrArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -134,6 +137,19 @@ struct ChainArgs {
     extents: u64,
 }
 
+#[derive(Debug, clap::Args)]
+struct PrArgs {
+    /// How often each figure is taken
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
+    rounds: u16,
+    /// Seconds of each measurement of reads
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    secs: u32,
+    /// Write every value of every round as JSON
+    #[arg(long)]
+    json: bool,
+}
+
 fn memory(text: &str) -> Result<u64, String> {
     parse_memory(text, layout::MEMORY_MIN).map_err(told)
 }
@@ -197,5 +213,11 @@ impl ChainArgs {
             seconds: self.secs,
             extents: self.extents,
         }
+    }
+}
+
+impl PrArgs {
+    fn options(&self) -> pr::Options {
+        pr::Options { rounds: usize::from(self.rounds), seconds: self.secs }
     }
 }
