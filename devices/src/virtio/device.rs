@@ -67,6 +67,11 @@ pub struct DeviceInfo {
 pub trait VirtioDevice: Send {
     /// What never changes about the device.
     fn info(&self) -> &DeviceInfo;
+    /// The features of rings and transport that whoever works on the queues knows; no others of
+    /// them are offered.
+    fn ring_features(&self) -> u64 {
+        u64::MAX
+    }
     /// Fills `out` with device configuration from `offset` on; beyond its end with zeroes.
     fn read_config(&self, offset: usize, out: &mut [u8]);
     /// Takes the driver's write; what a driver may not write stays as it is.
@@ -114,6 +119,13 @@ impl StartedQueue {
 pub trait Transport: Send + Sync {
     /// Sends a used buffer notification for the queue of this number.
     fn notify_used(&self, queue: u16);
+    /// Lets signals of `event` be used buffer notifications for the queue of this number, until
+    /// [`Transport::disconnect_used`] or a reset. Signals that the hypervisor does not take by
+    /// itself stay in `event`: the caller reads it when it is readable, and then calls
+    /// [`Transport::notify_used`].
+    fn connect_used(&self, _queue: u16, _event: &Arc<EventFd>) {}
+    /// Undoes [`Transport::connect_used`].
+    fn disconnect_used(&self, _queue: u16) {}
     /// Sends a configuration change notification, after the device's configuration changed.
     fn notify_config(&self);
     /// Tells the driver that the device is in a state that only a reset mends.

@@ -10,6 +10,7 @@ pub mod pci;
 mod polling;
 pub mod queue;
 pub mod rng;
+pub mod vhost_user;
 mod worker;
 
 pub use device::{

@@ -1,10 +1,11 @@
 //! Threads of started devices: how they are ended, and how they wait for work.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -86,6 +87,11 @@ impl Wake {
         self.add(fd.as_raw_fd(), EventSet::IN)
     }
 
+    /// Ends sleeps once the other end of the socket `fd` is gone, not when there is data to read.
+    pub(super) fn add_hang_up(&self, fd: impl AsFd) -> Result<(), ActivateError> {
+        self.add(fd.as_fd().as_raw_fd(), EventSet::READ_HANG_UP)
+    }
+
     fn add(&self, fd: i32, events: EventSet) -> Result<(), ActivateError> {
         let interest = EpollEvent::new(events, 0);
         self.epoll.ctl(ControlOperation::Add, fd, interest).map_err(cannot_wait)
@@ -98,9 +104,15 @@ impl Wake {
 
     /// Sleeps until there may be something to do. A signal since the last sleep counts.
     pub(super) fn sleep(&self) {
+        self.sleep_at_most(None);
+    }
+
+    /// The same, but no longer than `limit`.
+    pub(super) fn sleep_at_most(&self, limit: Option<Duration>) {
         let mut events = [EpollEvent::default(); 4];
+        let limit = limit.map_or(-1, |limit| i32::try_from(limit.as_millis()).unwrap_or(i32::MAX));
         // An interruption is a reason to look, like any other; nothing else can fail.
-        let _ = self.epoll.wait(-1, &mut events);
+        let _ = self.epoll.wait(limit, &mut events);
     }
 }
 

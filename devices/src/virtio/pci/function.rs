@@ -97,7 +97,8 @@ impl VirtioPci {
         // There is room for all of them: they are the same for every device.
         let msix_at = config.add_capability(msix::CAPABILITY, &body, &writable).unwrap_or(0);
         let access_at = window::add_capabilities(&mut config, queues).unwrap_or(0);
-        let common = CommonConfig::new(info.features | TRANSPORT_FEATURES, &info.queue_sizes);
+        let offered = info.features | TRANSPORT_FEATURES & device.ring_features();
+        let common = CommonConfig::new(offered, &info.queue_sizes);
         Ok(Arc::new_cyclic(|this| {
             Mutex::new(VirtioPci {
                 this: Weak::clone(this),
