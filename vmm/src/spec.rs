@@ -62,7 +62,7 @@ pub enum KernelSource {
     Path(PathBuf),
 }
 
-/// One virtio-blk device.
+/// One virtio-blk device, or a SCSI host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DiskSpec {
     /// What the disk's bytes are kept in.
@@ -110,7 +110,7 @@ impl DiskSpec {
         match &self.source {
             DiskSource::Path(path) => Some((path, !self.read_only)),
             DiskSource::Child(parent) => Some((parent, false)),
-            DiskSource::Scratch(_) => None,
+            DiskSource::Scratch(_) | DiskSource::VhostUser { .. } => None,
         }
     }
 }
@@ -127,6 +127,23 @@ pub enum DiskSource {
     /// A new layer on top of the disk with this path, which stays as it is: what the guest writes
     /// is gone with it. The layer's file has lost its name before the guest runs.
     Child(PathBuf),
+    /// What a vhost-user back end, another process, makes of the guest's requests.
+    VhostUser {
+        /// The Unix socket on which the back end listens.
+        socket: PathBuf,
+        /// The kind of device.
+        kind: VhostUserKind,
+    },
+}
+
+/// The kind of device that a vhost-user back end is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VhostUserKind {
+    /// A disk.
+    Blk,
+    /// A SCSI host, with any number of disks.
+    Scsi,
 }
 
 /// How requests reach the host's kernel.

@@ -48,7 +48,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     cpu_mask: Vec<String>,
     /// A block device; can be given several times
-    #[arg(long = "disk", value_name = "PATH|parent=PATH|scratch=SIZE[,OPTION]...", long_help = DISK_HELP)]
+    #[arg(long = "disk", value_name = "PATH|parent=PATH|scratch=SIZE|vhost-user=SOCKET[,OPTION]...", long_help = DISK_HELP)]
     disks: Vec<DiskSpec>,
     /// Stop the guest when it has run this long, as in 500ms, 60s or 5m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
@@ -77,7 +77,9 @@ A block device; can be given several times, in the order in which the guest find
 PATH is an image file (the top layer, if it is made of several: see cohort disk) or a block \
 device; a comma in it is written twice. parent=PATH is a disk that reads as PATH at first and \
 leaves it as it is; what the guest writes goes to the folder for temporary files (TMPDIR), and is \
-gone with the guest, as is scratch=SIZE, a disk of zeroes. Options:
+gone with the guest, as is scratch=SIZE, a disk of zeroes. vhost-user=SOCKET is a disk, or a SCSI \
+host with disks, of another process that listens on that Unix socket; it takes kind and queues \
+alone. Options:
   format=NAME         raw, layer, qcow2 or vhdx [default: what the name's extension tells]
   allow-mismatch      open the disk although a parent has changed since its child was made
   map-memory=SIZE     most memory for what is kept of the layers' maps [default: 64M]
@@ -85,6 +87,7 @@ gone with the guest, as is scratch=SIZE, a disk of zeroes. Options:
   direct=on           bypass the host's page cache (O_DIRECT)
   queues=N            request queues [default: one for each CPU, at most 8]
   serial=TEXT         the serial string that the guest reads, at most 20 characters
+  kind=blk, kind=scsi what a vhost-user socket is for (no default)
   engine=io_uring     fail where the host has no io_uring
   engine=positional   preadv2 and pwritev2 [default: io_uring where the host permits it]";
 

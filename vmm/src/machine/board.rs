@@ -17,7 +17,7 @@ use storage::Disk;
 
 use super::MachineError;
 use super::console::Output;
-use super::disk;
+use super::disk::{self, Opened};
 use super::ending::Ending;
 use super::irq::Interrupts;
 use super::layout;
@@ -80,9 +80,13 @@ impl Board {
         let buses = Buses { ports, mmio };
         let mut board = Board { buses, pci, input, external_backend: false, disks: Vec::new() };
         for (number, disk) in spec.disks.iter().enumerate() {
-            let (disk, block) = disk::open(number, disk, spec.cpus)?;
-            board.disks.push(disk);
-            board.add_virtio("disk", block, &to)?;
+            match disk::open(number, disk, spec.cpus)? {
+                Opened::Block(disk, block) => {
+                    board.disks.push(disk);
+                    board.add_virtio("disk", block, &to)?;
+                }
+                Opened::VhostUser(device) => board.add_virtio("disk", device, &to)?,
+            }
         }
         board.add_virtio("console", console, &to)?;
         board.add_virtio("entropy source", Rng::new(), &to)?;

@@ -46,6 +46,12 @@ pub(crate) enum MachineError {
         #[source]
         source: storage::tools::ToolError,
     },
+    #[error("disk {number}")]
+    BackEnd {
+        number: usize,
+        #[source]
+        source: devices::virtio::vhost_user::frontend::FrontEndError,
+    },
     #[error("cannot add the {what}")]
     Device {
         what: &'static str,
@@ -97,6 +103,8 @@ impl MachineError {
     pub(crate) fn exit_status(&self) -> Option<u8> {
         match self {
             MachineError::Disk { source, .. } => source.chain().map(storage::ChainError::status),
+            // The command line names what is not there, or is something else.
+            MachineError::BackEnd { source, .. } if source.is_mistake() => Some(2),
             _ => None,
         }
     }
@@ -107,6 +115,7 @@ impl MachineError {
             MachineError::Open(error) => Some(open_help(error)),
             MachineError::Kernel(error) => error.help(),
             MachineError::Disk { source, .. } => source.help(),
+            MachineError::BackEnd { source, .. } => source.help(),
             MachineError::Pci { source, .. } => source.help(),
             MachineError::Version(_) | MachineError::Capability(_) => {
                 Some("run a host kernel of version 5.10 or later with its own KVM modules".into())

@@ -195,7 +195,7 @@ fn path_of(disk: &DiskSpec) -> Option<&Path> {
     match &disk.source {
         DiskSource::Path(path) => Some(path),
         // What is gone with the server needs no memory of who had reserved it.
-        DiskSource::Child(_) | DiskSource::Scratch(_) => None,
+        DiskSource::Child(_) | DiskSource::Scratch(_) | DiskSource::VhostUser { .. } => None,
     }
 }
 

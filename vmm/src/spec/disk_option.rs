@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use storage::Format;
 
-use super::{DISK_SERIAL_MAX, DiskSource, DiskSpec, EngineChoice, QUEUES_MAX};
+use super::{DISK_SERIAL_MAX, DiskSource, DiskSpec, EngineChoice, QUEUES_MAX, VhostUserKind};
 use crate::units::{UnitError, parse_disk_size, parse_size};
 
 #[cfg(test)]
@@ -20,7 +20,7 @@ pub enum DiskOptionError {
     /// Not one of the options.
     #[error(
         "unknown disk option {0:?} (known: ro, format, allow-mismatch, map-memory, direct, queues, serial, \
-         engine; write a comma inside a path twice)"
+         engine, kind; write a comma inside a path twice)"
     )]
     Unknown(String),
     /// An option's value cannot be used.
@@ -36,6 +36,15 @@ pub enum DiskOptionError {
     /// A scratch disk is no file, and has no layers.
     #[error("a scratch disk takes no {0}")]
     NotScratch(&'static str),
+    /// The back end decides all that.
+    #[error("a vhost-user disk takes no {0} (its back end decides that)")]
+    NotVhostUser(&'static str),
+    /// What a back end is for cannot be asked of it.
+    #[error("a vhost-user disk takes its kind: kind=blk or kind=scsi")]
+    NoKind,
+    /// Other disks are block devices.
+    #[error("only a vhost-user disk takes a kind")]
+    Kind,
     /// The size of a scratch disk cannot be used.
     #[error("scratch disk: {0} ({help})", help = .0.help())]
     Scratch(UnitError),
@@ -51,41 +60,94 @@ impl FromStr for DiskSpec {
             Some(("scratch", size)) => {
                 DiskSource::Scratch(parse_disk_size(size).map_err(DiskOptionError::Scratch)?)
             }
-            Some(("parent", "")) => return Err(DiskOptionError::NoPath),
+            Some(("parent" | "vhost-user", "")) => return Err(DiskOptionError::NoPath),
             Some(("parent", parent)) => DiskSource::Child(PathBuf::from(parent)),
+            Some(("vhost-user", socket)) => {
+                // The kind comes as an option of its own.
+                let kind = VhostUserKind::Blk;
+                DiskSource::VhostUser { socket: PathBuf::from(socket), kind }
+            }
             _ if source.is_empty() => return Err(DiskOptionError::NoPath),
             _ => DiskSource::Path(PathBuf::from(source)),
         };
         let mut disk = DiskSpec::new(source);
+        let mut given = Vec::new();
+        let mut kind = None;
         for part in parts {
             let (option, value) = match part.split_once('=') {
                 Some((option, value)) => (option, Some(value)),
                 None => (part.as_str(), None),
             };
-            match option {
-                "ro" => disk.read_only = switch("ro", value)?,
-                "format" => disk.format = Some(format(value.unwrap_or_default())?),
-                "allow-mismatch" => disk.allow_mismatch = switch("allow-mismatch", value)?,
-                "map-memory" => disk.map_memory = Some(map_memory(value.unwrap_or_default())?),
-                "direct" => disk.direct = switch("direct", value)?,
-                "queues" => disk.queues = Some(queues(value.unwrap_or_default())?),
-                "serial" => disk.serial = Some(serial(value.unwrap_or_default())?),
-                "engine" => disk.engine = engine(value.unwrap_or_default())?,
+            given.push(match option {
+                "ro" => {
+                    disk.read_only = switch("ro", value)?;
+                    "ro"
+                }
+                "format" => {
+                    disk.format = Some(format(value.unwrap_or_default())?);
+                    "format"
+                }
+                "allow-mismatch" => {
+                    disk.allow_mismatch = switch("allow-mismatch", value)?;
+                    "allow-mismatch"
+                }
+                "map-memory" => {
+                    disk.map_memory = Some(map_memory(value.unwrap_or_default())?);
+                    "map-memory"
+                }
+                "direct" => {
+                    disk.direct = switch("direct", value)?;
+                    "direct"
+                }
+                "queues" => {
+                    disk.queues = Some(queues(value.unwrap_or_default())?);
+                    "queues"
+                }
+                "serial" => {
+                    disk.serial = Some(serial(value.unwrap_or_default())?);
+                    "serial"
+                }
+                "engine" => {
+                    disk.engine = engine(value.unwrap_or_default())?;
+                    "engine"
+                }
+                "kind" => {
+                    kind = Some(vhost_user_kind(value.unwrap_or_default())?);
+                    "kind"
+                }
                 _ => return Err(DiskOptionError::Unknown(part)),
-            }
+            });
         }
-        if matches!(disk.source, DiskSource::Scratch(_)) {
-            if disk.format.is_some() {
-                return Err(DiskOptionError::NotScratch("format"));
-            }
-            if disk.allow_mismatch {
-                return Err(DiskOptionError::NotScratch("allow-mismatch"));
-            }
-            if disk.map_memory.is_some() {
-                return Err(DiskOptionError::NotScratch("map-memory"));
-            }
+        check(&disk, kind, &given)?;
+        if let DiskSource::VhostUser { kind: of, .. } = &mut disk.source {
+            *of = kind.ok_or(DiskOptionError::NoKind)?;
         }
         Ok(disk)
+    }
+}
+
+/// Refuses options that say nothing about such a disk.
+fn check(
+    disk: &DiskSpec,
+    kind: Option<VhostUserKind>,
+    given: &[&'static str],
+) -> Result<(), DiskOptionError> {
+    match &disk.source {
+        DiskSource::VhostUser { .. } => {
+            let foreign = given.iter().find(|option| !matches!(**option, "kind" | "queues"));
+            foreign.map_or(Ok(()), |option| Err(DiskOptionError::NotVhostUser(option)))
+        }
+        _ if kind.is_some() => Err(DiskOptionError::Kind),
+        DiskSource::Scratch(_) if disk.format.is_some() => {
+            Err(DiskOptionError::NotScratch("format"))
+        }
+        DiskSource::Scratch(_) if disk.allow_mismatch => {
+            Err(DiskOptionError::NotScratch("allow-mismatch"))
+        }
+        DiskSource::Scratch(_) if disk.map_memory.is_some() => {
+            Err(DiskOptionError::NotScratch("map-memory"))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -154,6 +216,19 @@ pub(crate) fn format(value: &str) -> Result<Format, DiskOptionError> {
         value: value.into(),
         expected: "expected raw, layer, qcow2 or vhdx".into(),
     })
+}
+
+/// Reads what a vhost-user back end is for.
+fn vhost_user_kind(value: &str) -> Result<VhostUserKind, DiskOptionError> {
+    match value {
+        "blk" => Ok(VhostUserKind::Blk),
+        "scsi" => Ok(VhostUserKind::Scsi),
+        _ => Err(DiskOptionError::Value {
+            option: "kind",
+            value: value.into(),
+            expected: "expected blk or scsi".into(),
+        }),
+    }
 }
 
 /// Reads the name of an engine.

@@ -9,7 +9,7 @@ impl DiskSpec {
     /// Opens the disk.
     ///
     /// # Errors
-    /// It cannot be used as described.
+    /// It cannot be used as described; one behind vhost-user is opened by its back end alone.
     pub fn open(&self) -> Result<Disk, ToolError> {
         let options = DiskOptions {
             read_only: self.read_only,
@@ -28,6 +28,11 @@ impl DiskSpec {
             DiskSource::Scratch(size) => {
                 Disk::scratch(Bytes::new(*size), &options).map_err(Into::into)
             }
+            DiskSource::VhostUser { socket, .. } => Err(ToolError::Host {
+                path: socket.clone(),
+                action: "open the disk behind the vhost-user socket",
+                source: std::io::ErrorKind::Unsupported.into(),
+            }),
             DiskSource::Child(path) => {
                 let (path, format, allow_mismatch) =
                     (path.clone(), self.format, self.allow_mismatch);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cohort::shared_disk::serve::{Order, ServeError, Serving};
 use cohort::signals::StopSignals;
-use cohort::spec::DiskSpec;
+use cohort::spec::{DiskSource, DiskSpec};
 use rustix::event::{PollFd, PollFlags, poll};
 use storage::iscsi::IscsiName;
 
@@ -23,7 +23,7 @@ const PORT: u16 = 3260;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The disks, LUN 0 first, as for `cohort run --disk`
-    #[arg(required = true, value_name = "PATH[,OPTION]...")]
+    #[arg(required = true, value_name = "PATH[,OPTION]...", value_parser = disk)]
     disks: Vec<DiskSpec>,
     /// Serve iSCSI on this address; can be given several times. Port 0 is any that is free
     #[arg(long, required = true, value_name = "ADDRESS[:PORT]", value_parser = address)]
@@ -45,6 +45,14 @@ pub(super) struct Args {
     /// Print what is ready as JSON
     #[arg(long)]
     json: bool,
+}
+
+fn disk(text: &str) -> Result<DiskSpec, String> {
+    let disk: DiskSpec = text.parse().map_err(|error| format!("{error}"))?;
+    match disk.source {
+        DiskSource::VhostUser { .. } => Err("a vhost-user back end shares its disks itself".into()),
+        _ => Ok(disk),
+    }
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {

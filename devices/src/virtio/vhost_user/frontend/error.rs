@@ -72,9 +72,14 @@ pub enum FrontEndError {
 }
 
 impl FrontEndError {
-    /// Whether the command line names a back end that is not there.
-    pub fn is_absent(&self) -> bool {
+    /// Whether there is no back end, as far as anyone can tell.
+    pub(super) fn is_absent(&self) -> bool {
         matches!(self, FrontEndError::NoSocket(_) | FrontEndError::NobodyListens(_))
+    }
+
+    /// Whether the name is wrong, of the socket or of the kind of device.
+    pub fn is_mistake(&self) -> bool {
+        self.is_absent() || matches!(self, FrontEndError::WrongKind { .. })
     }
 
     /// What mends it, where that is known.

@@ -115,6 +115,8 @@ impl Session {
         if features & 1 << VIRTIO_F_VERSION_1 == 0 {
             return Err(self.lacks("virtio 1.0 (VIRTIO_F_VERSION_1)"));
         }
+        self.read_config()?;
+        config::check_kind(&self.path, self.kind, self.features, self.config.as_deref())?;
         self.queues = match self.kind {
             Kind::Block => 1,
             // Without a question for it: control, event and one request queue.
@@ -127,8 +129,6 @@ impl Session {
         if self.queues < self.kind.fixed_queues() + 1 {
             return Err(self.lacks("a request queue"));
         }
-        self.read_config()?;
-        config::check_kind(&self.path, self.kind, self.features, self.config.as_deref())?;
         self.open_back_channel()
     }
 
