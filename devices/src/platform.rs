@@ -21,6 +21,12 @@ pub trait MsiVector: Debug + Send + Sync {
     fn route(&self, message: Option<MsiMessage>) -> io::Result<()>;
     /// Raises the interrupt. Callers keep pending bits: a masked vector is never signalled.
     fn signal(&self) -> io::Result<()>;
+    /// Makes the hypervisor take signals of `event`, one that waits already included, and raise
+    /// the interrupt for each, until [`MsiVector::detach`]. Callers detach before they mask.
+    fn attach(&self, event: &EventFd) -> io::Result<()>;
+    /// Undoes [`MsiVector::attach`]: signals stay in `event` from here on, and no interrupt is on
+    /// its way any more.
+    fn detach(&self, event: &EventFd) -> io::Result<()>;
 }
 
 /// The hypervisor, as far as devices can see it.

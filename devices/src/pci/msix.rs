@@ -8,6 +8,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 
+use vmm_sys_util::eventfd::EventFd;
+
 use crate::limited::warn_limited;
 use crate::platform::{MsiMessage, MsiVector};
 use crate::sync::lock;
@@ -38,6 +40,8 @@ struct Entry {
     pending: bool,
     /// What the vector was last told to send; `None` while it is masked.
     routed: Option<MsiMessage>,
+    /// Events that raise the interrupt without us while it is not masked, and whether they do.
+    direct: Vec<(Arc<EventFd>, bool)>,
     vector: Arc<dyn MsiVector>,
 }
 
@@ -45,7 +49,8 @@ impl Msix {
     /// A table over `vectors`, all masked and MSI-X off, as after a reset.
     pub fn new(vectors: Vec<Arc<dyn MsiVector>>) -> Msix {
         let entry = |vector| {
-            Mutex::new(Entry { words: [0, 0, 0, MASKED], pending: false, routed: None, vector })
+            let words = [0, 0, 0, MASKED];
+            Mutex::new(Entry { words, pending: false, routed: None, direct: Vec::new(), vector })
         };
         Msix { control: AtomicU16::new(0), entries: vectors.into_iter().map(entry).collect() }
     }
@@ -140,6 +145,30 @@ impl Msix {
         }
     }
 
+    /// Has the hypervisor take signals of `event` for vector `index`, as [`Msix::signal`] would,
+    /// whenever the vector is not masked. Vectors that do not exist are ignored.
+    pub fn attach(&self, index: u16, event: &Arc<EventFd>) {
+        let Some(entry) = self.entries.get(usize::from(index)) else { return };
+        let mut entry = lock(entry);
+        entry.direct.push((Arc::clone(event), false));
+        if entry.routed.is_some() {
+            entry.attach();
+        }
+    }
+
+    /// Undoes [`Msix::attach`].
+    pub fn detach(&self, index: u16, event: &Arc<EventFd>) {
+        let Some(entry) = self.entries.get(usize::from(index)) else { return };
+        let mut entry = lock(entry);
+        let Some(at) = entry.direct.iter().position(|(other, _)| Arc::ptr_eq(other, event)) else {
+            return;
+        };
+        let (event, attached) = entry.direct.swap_remove(at);
+        if attached {
+            entry.release(&event);
+        }
+    }
+
     /// Forgets interrupts that are pending, as a reset of the device does.
     pub fn clear_pending(&self) {
         for entry in &self.entries {
@@ -155,17 +184,24 @@ impl Msix {
         let [low, high, data, _] = entry.words;
         let message =
             open.then_some(MsiMessage { address: u64::from(high) << 32 | u64::from(low), data });
+        if message.is_none() {
+            entry.detach();
+        }
         if message != entry.routed {
             match entry.vector.route(message) {
                 Ok(()) => entry.routed = message,
                 Err(error) => {
+                    entry.detach();
                     entry.routed = None;
                     warn_limited!(%error, ?message, "cannot route an interrupt");
                 }
             }
         }
-        if entry.routed.is_some() && std::mem::take(&mut entry.pending) {
-            entry.raise();
+        if entry.routed.is_some() {
+            entry.attach();
+            if std::mem::take(&mut entry.pending) {
+                entry.raise();
+            }
         }
     }
 }
@@ -174,6 +210,34 @@ impl Entry {
     fn raise(&self) {
         if let Err(error) = self.vector.signal() {
             warn_limited!(%error, "cannot raise an interrupt");
+        }
+    }
+
+    /// Hands events to the hypervisor. Those that it does not take stay with their owners, who
+    /// call [`Msix::signal`].
+    fn attach(&mut self) {
+        for (event, attached) in self.direct.iter_mut().filter(|(_, attached)| !attached) {
+            match self.vector.attach(event) {
+                Ok(()) => *attached = true,
+                Err(error) => warn_limited!(%error, "cannot attach an event to an interrupt"),
+            }
+        }
+    }
+
+    /// Takes all events back from the hypervisor.
+    fn detach(&mut self) {
+        let mut direct = std::mem::take(&mut self.direct);
+        for (event, attached) in &mut direct {
+            if std::mem::take(attached) {
+                self.release(event);
+            }
+        }
+        self.direct = direct;
+    }
+
+    fn release(&self, event: &EventFd) {
+        if let Err(error) = self.vector.detach(event) {
+            warn_limited!(%error, "cannot detach an event from an interrupt");
         }
     }
 }

@@ -76,24 +76,48 @@ impl Platform for FakePlatform {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct FakeVector(Mutex<(Option<MsiMessage>, Vec<MsiMessage>)>);
+pub(crate) struct FakeVector {
+    /// The route, and what was sent by it.
+    messages: Mutex<(Option<MsiMessage>, Vec<MsiMessage>)>,
+    /// Descriptors of the events that are attached.
+    attached: Mutex<Vec<i32>>,
+}
 
 impl FakeVector {
     /// Messages sent since the last call.
     pub(crate) fn take_sent(&self) -> Vec<MsiMessage> {
-        std::mem::take(&mut lock(&self.0).1)
+        std::mem::take(&mut lock(&self.messages).1)
+    }
+
+    /// Whether signals of `event` raise the interrupt.
+    pub(crate) fn takes(&self, event: &EventFd) -> bool {
+        lock(&self.attached).contains(&event.as_raw_fd())
     }
 }
 
 impl MsiVector for FakeVector {
     fn route(&self, message: Option<MsiMessage>) -> io::Result<()> {
-        lock(&self.0).0 = message;
+        assert!(message.is_some() || lock(&self.attached).is_empty(), "masked but attached");
+        lock(&self.messages).0 = message;
         Ok(())
     }
 
     fn signal(&self) -> io::Result<()> {
-        let (route, sent) = &mut *lock(&self.0);
+        let (route, sent) = &mut *lock(&self.messages);
         sent.push(route.expect("a masked vector is never signalled"));
+        Ok(())
+    }
+
+    fn attach(&self, event: &EventFd) -> io::Result<()> {
+        assert!(!self.takes(event), "attached twice");
+        assert!(lock(&self.messages).0.is_some(), "attached while masked");
+        lock(&self.attached).push(event.as_raw_fd());
+        Ok(())
+    }
+
+    fn detach(&self, event: &EventFd) -> io::Result<()> {
+        assert!(self.takes(event), "not attached");
+        lock(&self.attached).retain(|fd| *fd != event.as_raw_fd());
         Ok(())
     }
 }

@@ -123,6 +123,14 @@ impl MsiVector for Vector {
         // No eventfd: never unmasked, so nobody waits for it.
         self.fd.get().map_or(Ok(()), |fd| fd.write(1))
     }
+
+    fn attach(&self, event: &EventFd) -> io::Result<()> {
+        Ok(self.vm.register_irqfd(event, self.gsi)?)
+    }
+
+    fn detach(&self, event: &EventFd) -> io::Result<()> {
+        Ok(self.vm.unregister_irqfd(event, self.gsi)?)
+    }
 }
 
 impl Routes {

@@ -52,6 +52,36 @@ fn an_interrupt_waits_behind_every_mask() {
     msix.signal(u16::MAX);
 }
 
+/// Neither masks nor MSI-X being off are the hypervisor's to know of: it has the event only while
+/// it may raise the interrupt.
+#[test]
+fn events_are_the_hypervisors_while_nothing_is_masked() {
+    let (msix, platform) = table();
+    let vector = platform.vector(1);
+    let event = Arc::new(EventFd::new(0).unwrap());
+    msix.attach(VECTORS, &event);
+    msix.detach(VECTORS, &event);
+    msix.attach(1, &event);
+    assert!(!vector.takes(&event), "MSI-X is off");
+    msix.set_control(ENABLE);
+    assert!(!vector.takes(&event), "masked");
+    write(&msix, 1, 3, 0);
+    assert!(vector.takes(&event));
+    msix.set_control(ENABLE | FUNCTION_MASK);
+    assert!(!vector.takes(&event), "all are masked");
+    msix.set_control(ENABLE);
+    write(&msix, 1, 2, 77);
+    assert!(vector.takes(&event), "with another message");
+    let other = Arc::new(EventFd::new(0).unwrap());
+    msix.attach(1, &other);
+    msix.detach(1, &event);
+    assert_eq!((vector.takes(&event), vector.takes(&other)), (false, true));
+    write(&msix, 1, 3, 1);
+    msix.detach(1, &other);
+    write(&msix, 1, 3, 0);
+    assert!(!vector.takes(&other));
+}
+
 #[test]
 fn the_capability_tells_size_and_place() {
     let (msix, _platform) = table();

@@ -1,9 +1,14 @@
 //! What a device's threads and its virtual CPUs both use of the transport: interrupts, and the
 //! parts of the status that a device changes by itself.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+
+use vmm_sys_util::eventfd::EventFd;
 
 use crate::pci::msix::Msix;
+use crate::sync::lock;
 use crate::virtio::device::Transport;
 
 /// "No vector" (virtio 1.3, 4.1.5.1.2).
@@ -19,6 +24,8 @@ pub(super) struct Shared {
     isr: AtomicU8,
     config_vector: AtomicU16,
     queue_vectors: Box<[AtomicU16]>,
+    /// Events that are used buffer notifications, by queue. Held while a queue's vector changes.
+    direct: Mutex<BTreeMap<u16, Arc<EventFd>>>,
     needs_reset: AtomicBool,
     generation: AtomicU8,
 }
@@ -30,6 +37,7 @@ impl Shared {
             isr: AtomicU8::new(0),
             config_vector: AtomicU16::new(NO_VECTOR),
             queue_vectors: (0..queues).map(|_| AtomicU16::new(NO_VECTOR)).collect(),
+            direct: Mutex::default(),
             needs_reset: AtomicBool::new(false),
             generation: AtomicU8::new(0),
         }
@@ -40,9 +48,14 @@ impl Shared {
         self.isr.store(0, Ordering::Relaxed);
         self.needs_reset.store(false, Ordering::Relaxed);
         self.config_vector.store(NO_VECTOR, Ordering::Relaxed);
+        let mut direct = lock(&self.direct);
+        for (queue, event) in std::mem::take(&mut *direct) {
+            self.msix.detach(self.queue_vector(queue), &event);
+        }
         for vector in &self.queue_vectors {
             vector.store(NO_VECTOR, Ordering::Relaxed);
         }
+        drop(direct);
         self.msix.clear_pending();
     }
 
@@ -75,7 +88,13 @@ impl Shared {
 
     pub(super) fn set_queue_vector(&self, queue: u16, vector: u16) {
         if let Some(to) = self.queue_vectors.get(usize::from(queue)) {
-            to.store(self.existing(vector), Ordering::Relaxed);
+            let direct = lock(&self.direct);
+            let new = self.existing(vector);
+            let old = to.swap(new, Ordering::Relaxed);
+            if let Some(event) = direct.get(&queue).filter(|_| old != new) {
+                self.msix.detach(old, event);
+                self.msix.attach(new, event);
+            }
         }
     }
 
@@ -97,6 +116,21 @@ impl Transport for Shared {
             self.isr.fetch_or(ISR_QUEUE, Ordering::Relaxed);
         }
         self.interrupt(self.queue_vector(queue));
+    }
+
+    fn connect_used(&self, queue: u16, event: &Arc<EventFd>) {
+        let mut direct = lock(&self.direct);
+        if let Some(before) = direct.insert(queue, Arc::clone(event)) {
+            self.msix.detach(self.queue_vector(queue), &before);
+        }
+        self.msix.attach(self.queue_vector(queue), event);
+    }
+
+    fn disconnect_used(&self, queue: u16) {
+        let mut direct = lock(&self.direct);
+        if let Some(event) = direct.remove(&queue) {
+            self.msix.detach(self.queue_vector(queue), &event);
+        }
     }
 
     fn notify_config(&self) {

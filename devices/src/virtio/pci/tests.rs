@@ -2,6 +2,8 @@ mod machine;
 
 use std::sync::{Arc, Mutex};
 
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
 use proptest::prelude::*;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
@@ -246,6 +248,41 @@ fn interrupts_reach_the_vector_that_the_driver_chose() {
     assert_eq!(machine.read(machine.window + ISR), [2]);
     machine.set_status(0);
     assert_eq!(vector(2), 0xFFFF);
+}
+
+#[test]
+fn events_of_a_queue_follow_it_from_vector_to_vector() {
+    let machine = Machine::new();
+    machine.start();
+    let choose = |queue: u16, vector: u16| {
+        machine.select(queue);
+        machine.write(machine.window + COMMON + 0x1A, vector.to_le_bytes());
+    };
+    let event = Arc::new(EventFd::new(EFD_NONBLOCK).unwrap());
+    let takers = || {
+        let takes = |vector: &usize| machine.platform.vector(*vector).takes(&event);
+        (0..4).filter(takes).collect::<Vec<_>>()
+    };
+    let transport = machine.transport();
+    machine.open_vector(1);
+    machine.open_vector(3);
+    transport.connect_used(2, &event);
+    assert_eq!(takers(), [0; 0], "the driver has chosen none");
+    choose(2, 3);
+    assert_eq!(takers(), [3]);
+    choose(2, 1);
+    choose(2, 1);
+    choose(0, 3);
+    assert_eq!(takers(), [1]);
+    choose(2, 0xFFFF);
+    assert_eq!(takers(), [0; 0]);
+    choose(2, 3);
+    transport.disconnect_used(2);
+    assert_eq!(takers(), [0; 0]);
+    transport.connect_used(2, &event);
+    assert_eq!(takers(), [3]);
+    machine.set_status(0);
+    assert_eq!(takers(), [0; 0], "a reset ends it");
 }
 
 #[test]

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use memshare::GuestMemory;
 use vhost::vhost_user::VhostUserFrontend;
-use vhost::vhost_user::message::{VhostUserInflight, VhostUserVirtioFeatures};
+use vhost::vhost_user::message::{
+    VhostUserHeaderFlag, VhostUserInflight, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
+};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -85,6 +87,10 @@ impl Rings {
         let negotiated = session.features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
         session.ask("to take features and memory", |back_end| {
             back_end.set_features(self.features | negotiated)?;
+            // Some back ends acknowledge nothing before they know that protocol features count.
+            if session.protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
+                back_end.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+            }
             back_end.set_mem_table(&self.regions).map(drop)
         })?;
         if session.records_inflight() {

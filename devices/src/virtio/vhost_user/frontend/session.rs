@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 use vhost::VhostBackend;
 use vhost::vhost_user::message::{
-    VhostUserConfigFlags, VhostUserHeaderFlag, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
+    VhostUserConfigFlags, VhostUserProtocolFeatures, VhostUserVirtioFeatures,
 };
 use vhost::vhost_user::{Error as WireError, Frontend, VhostUserFrontend};
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
@@ -23,7 +23,7 @@ use super::back_channel::BackChannel;
 use super::{FrontEndError, Kind, config};
 
 /// How long a back end may take for the answers to one series of requests.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+const ANSWER_LIMIT: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
 /// Pauses between attempts to connect: the first, and the longest that doubling leads to.
 pub(super) const BACKOFF: (Duration, Duration) =
     (Duration::from_millis(10), Duration::from_secs(1));
@@ -104,9 +104,6 @@ impl Session {
             if features & negotiable != 0 {
                 protocol = frontend.get_protocol_features()? & PROTOCOL;
                 frontend.set_protocol_features(protocol)?;
-                if protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
-                    frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-                }
             }
             Ok((features, protocol))
         })?;
