@@ -151,7 +151,6 @@ impl Buffers {
     }
 }
 
-#[cfg(test)]
 impl Buffers {
     /// Another list of the same memory.
     pub(crate) fn duplicate(&self) -> Buffers {

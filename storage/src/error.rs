@@ -8,6 +8,8 @@ use crate::formats::FormatError;
 use crate::layer::LayerError;
 use crate::lock::Holder;
 use crate::quoted::Quoted;
+use crate::reservation::SenseCode;
+use crate::scsi::Status;
 use crate::units::DiskRange;
 
 /// Why a disk cannot be opened or used. [`DiskError::help`] says what to do about it.
@@ -289,6 +291,26 @@ pub enum IoError {
         /// Where in the file.
         offset: u64,
     },
+    /// Another initiator has reserved the medium.
+    #[error("{operation} is against another initiator's reservation")]
+    ReservationConflict {
+        /// What was asked for.
+        operation: &'static str,
+    },
+    /// A shared target did not carry the request out. It has logged why, where its host is at
+    /// fault.
+    #[error(
+        "the target ended {operation} with status {:#04x}, sense {:x}/{:02x}/{:02x}",
+        *status as u8, code.key, code.asc, code.ascq
+    )]
+    Target {
+        /// What was asked for.
+        operation: &'static str,
+        /// How the command ended.
+        status: Status,
+        /// Why, with CHECK CONDITION; zeroes otherwise.
+        code: SenseCode,
+    },
     /// A layer could not say where the bytes are, or could not publish where they went.
     #[error("the disk's map failed")]
     Layer(#[from] LayerError),
@@ -297,6 +319,9 @@ pub enum IoError {
 impl IoError {
     /// Whether the host ran out of space, which guests are told differently by some devices.
     pub fn is_no_space(&self) -> bool {
+        if let IoError::Target { code, .. } = self {
+            return *code == SenseCode::NO_SPACE;
+        }
         let (IoError::Host { source, .. }
         | IoError::Layer(LayerError::Format(FormatError::Host { source, .. }))) = self
         else {

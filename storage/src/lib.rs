@@ -58,6 +58,7 @@ mod image;
 mod limits;
 mod link;
 mod lock;
+mod medium;
 mod numbered;
 mod queue;
 mod quoted;
@@ -77,6 +78,7 @@ pub use identity::{DeviceCounts, DeviceState, Digest, Fingerprint, Identity, Loo
 pub use limits::Limits;
 pub use link::{LinkError, Overridden, ParentLink};
 pub use lock::Holder;
+pub use medium::{Medium, RequestQueue};
 pub use queue::{Answer, DiskQueue};
 pub use request::{DiskRequest, Operation};
 pub use units::{Bytes, DiskRange, FileOffset, SECTOR};

@@ -12,6 +12,8 @@ pub struct SenseCode {
 }
 
 impl SenseCode {
+    /// DATA PROTECT, SPACE ALLOCATION FAILED WRITE PROTECT (SBC-3 4.7.3.6).
+    pub const NO_SPACE: SenseCode = SenseCode { key: 7, asc: 0x27, ascq: 7 };
     /// UNIT ATTENTION, RESERVATIONS PREEMPTED.
     pub const RESERVATIONS_PREEMPTED: SenseCode = SenseCode { key: 6, asc: 0x2a, ascq: 3 };
     /// UNIT ATTENTION, RESERVATIONS RELEASED.

@@ -29,8 +29,7 @@ pub(super) const SHORT_DATA: SenseCode = code(key::ILLEGAL_REQUEST, 0x0e, 0x03);
 pub(super) const LIST_LENGTH: SenseCode = code(key::ILLEGAL_REQUEST, 0x1a, 0x00);
 pub(super) const SAVING_NOT_SUPPORTED: SenseCode = code(key::ILLEGAL_REQUEST, 0x39, 0x00);
 pub(super) const WRITE_PROTECTED: SenseCode = code(key::DATA_PROTECT, 0x27, 0x00);
-/// SPACE ALLOCATION FAILED WRITE PROTECT (SBC-3 4.7.3.6).
-pub(super) const NO_SPACE: SenseCode = code(key::DATA_PROTECT, 0x27, 0x07);
+pub(super) const NO_SPACE: SenseCode = SenseCode::NO_SPACE;
 pub(super) const READ_ERROR: SenseCode = code(key::MEDIUM_ERROR, 0x11, 0x00);
 pub(super) const WRITE_ERROR: SenseCode = code(key::MEDIUM_ERROR, 0x0c, 0x00);
 pub(super) const INTERNAL_FAILURE: SenseCode = code(key::HARDWARE_ERROR, 0x44, 0x00);

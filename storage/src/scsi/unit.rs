@@ -126,6 +126,12 @@ pub(super) fn number(lun: u64) -> Option<usize> {
     }
 }
 
+/// The 8 bytes of the unit of this number, by peripheral device addressing where it fits.
+pub(super) fn address(number: usize) -> u64 {
+    let flat = if number < 256 { 0 } else { 0x4000 };
+    (number as u64 & 0x3fff | flat) << 48
+}
+
 /// The names of a logical unit, the same for all initiators wherever it is served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Names {
