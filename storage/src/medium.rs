@@ -13,7 +13,7 @@ use crate::units::Bytes;
 /// ([`SharedMedium`](crate::scsi::SharedMedium)). Nothing of what it says changes.
 pub trait Medium: Send + Sync {
     /// A thread's way to it.
-    type Queue: RequestQueue;
+    type Queue: RequestQueue + 'static;
 
     /// Its size, a multiple of its block size.
     fn size(&self) -> Bytes;

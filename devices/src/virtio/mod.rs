@@ -7,10 +7,13 @@ pub mod device;
 #[cfg(test)]
 pub(crate) mod driver;
 pub mod pci;
+mod parts;
 mod polling;
 pub mod queue;
 pub mod rng;
 pub mod vhost_user;
+mod serve;
+mod tokens;
 mod worker;
 
 pub use device::{

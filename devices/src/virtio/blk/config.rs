@@ -1,6 +1,6 @@
 //! Device configuration of a block device (virtio 1.3, 5.2.4).
 
-use storage::Disk;
+use storage::Medium;
 
 /// Bytes of the structure, up to `write_zeroes_may_unmap` and its padding.
 const LEN: usize = 0x3C;
@@ -11,7 +11,7 @@ pub(super) const WRITEBACK: usize = 0x20;
 const SEGMENTS_MAX: u32 = 254;
 
 /// The structure as it reads at first: write-back.
-pub(super) fn initial(disk: &Disk, queues: u16) -> [u8; LEN] {
+pub(super) fn initial(disk: &impl Medium, queues: u16) -> [u8; LEN] {
     let limits = disk.limits();
     let block = disk.logical_block_size();
     let sectors = |bytes: storage::Bytes| u32::try_from(bytes.sectors()).unwrap_or(u32::MAX);

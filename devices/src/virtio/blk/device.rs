@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use storage::Disk;
+use storage::{Disk, Medium, RequestQueue};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH,
     VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY,
@@ -13,32 +13,34 @@ use virtio_bindings::virtio_blk::{
 
 use super::config::{self, WRITEBACK};
 use super::request::{Facts, ID_LEN};
-use super::worker::QueueWorker;
+use super::worker::Requests;
 use crate::virtio::device::{ActivateError, Activation, DeviceInfo, DeviceType, VirtioDevice};
 use crate::virtio::queue::QueueState;
+use crate::virtio::serve::Server;
 use crate::virtio::worker::{Wake, Worker};
 
 const QUEUE_SIZE: u16 = 256;
 /// Most queues of a device.
 const QUEUES_MAX: u16 = 64;
 
-/// A virtio block device.
-pub struct Block {
+/// A virtio block device on a medium: a [`Disk`] of the guest's own, or a
+/// [`SharedMedium`](storage::scsi::SharedMedium).
+pub struct Block<M: Medium = Disk> {
     info: DeviceInfo,
-    disk: Disk,
+    medium: M,
     serial: [u8; ID_LEN],
     config: Vec<u8>,
     /// Whether a write is answered before it is durable. Shared with the queues' threads.
     writeback: Arc<AtomicBool>,
     /// Features that the driver accepted when it last started the device.
     accepted: u64,
-    workers: Vec<Worker<QueueWorker>>,
+    workers: Vec<Worker<Server<Requests<M::Queue>>>>,
 }
 
-impl Block {
-    /// A stopped device with `queues` request queues (1 to 64) on `disk`, which tells the driver
+impl<M: Medium> Block<M> {
+    /// A stopped device with `queues` request queues (1 to 64) on `medium`, which tells the driver
     /// the first 20 bytes of `serial`.
-    pub fn new(disk: Disk, queues: u16, serial: &str) -> Block {
+    pub fn new(medium: M, queues: u16, serial: &str) -> Block<M> {
         let queues = queues.clamp(1, QUEUES_MAX);
         let mut features = 1 << VIRTIO_BLK_F_SEG_MAX
             | 1 << VIRTIO_BLK_F_BLK_SIZE
@@ -46,7 +48,7 @@ impl Block {
             | 1 << VIRTIO_BLK_F_TOPOLOGY
             | 1 << VIRTIO_BLK_F_CONFIG_WCE
             | 1 << VIRTIO_BLK_F_MQ;
-        features |= if disk.read_only() {
+        features |= if medium.read_only() {
             1 << VIRTIO_BLK_F_RO
         } else {
             1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES
@@ -62,8 +64,8 @@ impl Block {
                 features,
                 external_backend: false,
             },
-            config: config::initial(&disk, queues).to_vec(),
-            disk,
+            config: config::initial(&medium, queues).to_vec(),
+            medium,
             serial: id,
             writeback: Arc::new(AtomicBool::new(true)),
             accepted: 0,
@@ -81,16 +83,17 @@ impl Block {
             let wake = Wake::new()?;
             wake.add_signals(&queue.doorbell)?;
             let disk = self
-                .disk
+                .medium
                 .queue(queue.queue.size())
                 .map_err(|error| ActivateError::Disk(Box::new(error)))?;
             if let Some(ready) = disk.ready_fd() {
                 wake.add_readable(ready)?;
             }
             let name = format!("virtio-blk/{}", queue.index);
-            let transport = Arc::clone(&with.transport);
-            let worker = QueueWorker::new(queue, disk, Arc::clone(&facts), transport);
-            self.workers.push(Worker::start(&name, worker, wake, QueueWorker::run)?);
+            let facts = Arc::clone(&facts);
+            let requests = Requests::new(queue.index, queue.queue.memory(), disk, facts);
+            let server = Server::new(queue, Arc::clone(&with.transport), requests);
+            self.workers.push(Worker::start(&name, server, wake, Server::run)?);
         }
         Ok(())
     }
@@ -104,7 +107,7 @@ impl Block {
     }
 }
 
-impl VirtioDevice for Block {
+impl<M: Medium> VirtioDevice for Block<M> {
     fn info(&self) -> &DeviceInfo {
         &self.info
     }
@@ -153,13 +156,13 @@ impl VirtioDevice for Block {
     }
 }
 
-impl Drop for Block {
+impl<M: Medium> Drop for Block<M> {
     fn drop(&mut self) {
-        self.stop();
+        self.stop_queues();
     }
 }
 
-impl fmt::Debug for Block {
+impl<M: Medium> fmt::Debug for Block<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Block")
             .field("info", &self.info)

@@ -1,8 +1,6 @@
 //! What a driver asks for (virtio 1.3, 5.2.6), parsed once. Nothing of it is read from guest
 //! memory again.
 
-#![expect(unsafe_code, reason = "data goes straight from and to guest memory")]
-
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -15,7 +13,8 @@ use virtio_bindings::virtio_blk::{
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use crate::limited::warn_limited;
-use crate::virtio::queue::{Chain, RingError, Segment, pieces};
+use crate::virtio::parts::Parts;
+use crate::virtio::queue::{Chain, RingError};
 
 /// Bytes of a device's identification.
 pub(super) const ID_LEN: usize = 20;
@@ -90,20 +89,19 @@ pub(super) fn parse(
     owner: &Owner,
     facts: &Facts,
 ) -> Result<(Reply, Work), RingError> {
-    let request = Parser { chain, memory, owner };
-    let readable = total(chain.readable());
-    let writable = total(chain.writable());
-    let Some(last) = chain.writable().last() else { return Err(RingError::Short(chain.head())) };
+    let request = Parts::new(chain, memory, owner);
+    let (readable, writable) = (request.readable(), request.writable());
+    let Some(last) = chain.writable().last() else { return Err(request.short()) };
     // Saturated at the end of the address space, it is not in memory.
     let status = GuestAddress(last.address.0.saturating_add(u64::from(last.len) - 1));
     if !memory.address_in_range(status) {
-        return Err(RingError::Address(chain.head()));
+        return Err(request.outside());
     }
     if readable < HEADER_LEN as u64 {
-        return Err(RingError::Short(chain.head()));
+        return Err(request.short());
     }
     let mut header = [0; HEADER_LEN];
-    request.copy_out(0, &mut header)?;
+    request.read(0, &mut header)?;
     let [t0, t1, t2, t3, _, _, _, _, sector @ ..] = header;
     let kind = u32::from_le_bytes([t0, t1, t2, t3]);
     let sector = u64::from_le_bytes(sector);
@@ -114,11 +112,11 @@ pub(super) fn parse(
     let work = match kind {
         VIRTIO_BLK_T_IN => {
             filled = data_in;
-            let buffers = request.buffers(chain.writable(), 0, data_in)?;
+            let buffers = request.data_in(0, data_in)?;
             transfer(Operation::Read, sector, data_in, buffers)
         }
         VIRTIO_BLK_T_OUT => {
-            let buffers = request.buffers(chain.readable(), HEADER_LEN as u64, data_out)?;
+            let buffers = request.data_out(HEADER_LEN as u64, data_out)?;
             transfer(Operation::Write, sector, data_out, buffers)
         }
         VIRTIO_BLK_T_FLUSH => Work::Disk(DiskRequest {
@@ -127,14 +125,14 @@ pub(super) fn parse(
             buffers: Buffers::none(),
         }),
         VIRTIO_BLK_T_GET_ID => {
-            filled = request.copy_in(&facts.serial, data_in)?;
+            filled = request.write(&facts.serial, data_in)?;
             Work::Done(Status::Ok)
         }
         VIRTIO_BLK_T_DISCARD if facts.features & 1 << VIRTIO_BLK_F_DISCARD != 0 => {
-            request.range(data_out, |flags| (flags == 0).then_some(Operation::Discard))?
+            range(&request, data_out, |flags| (flags == 0).then_some(Operation::Discard))?
         }
         VIRTIO_BLK_T_WRITE_ZEROES if facts.features & 1 << VIRTIO_BLK_F_WRITE_ZEROES != 0 => {
-            request.range(data_out, |flags| {
+            range(&request, data_out, |flags| {
                 let unmap = flags & UNMAP != 0;
                 (flags & !UNMAP == 0).then_some(Operation::WriteZeroes { unmap })
             })?
@@ -144,78 +142,28 @@ pub(super) fn parse(
     Ok((Reply { head: chain.head(), status, writable, filled }, work))
 }
 
-struct Parser<'a> {
-    chain: &'a Chain,
-    memory: &'a GuestMemory,
-    owner: &'a Owner,
-}
-
-impl Parser<'_> {
-    fn outside(&self) -> RingError {
-        RingError::Address(self.chain.head())
+/// A request that names one range in its data; `operation` makes it from the flags, if they
+/// are any that it can have.
+fn range(
+    request: &Parts<'_>,
+    data: u64,
+    operation: impl FnOnce(u32) -> Option<Operation>,
+) -> Result<Work, RingError> {
+    if data != RANGE_LEN as u64 {
+        // More than one range: more than we said we take.
+        return Ok(Work::Done(Status::IoError));
     }
-
-    /// Fills `to` from the device-readable part, `skip` bytes from its start on.
-    fn copy_out(&self, skip: u64, mut to: &mut [u8]) -> Result<(), RingError> {
-        for piece in pieces(self.chain.readable(), skip, to.len() as u64) {
-            let (now, later) = to.split_at_mut(piece.len as usize);
-            self.memory.read_slice(now, piece.address).map_err(|_| self.outside())?;
-            to = later;
+    let mut range = [0; RANGE_LEN];
+    request.read(HEADER_LEN as u64, &mut range)?;
+    let [sector @ .., n0, n1, n2, n3, f0, f1, f2, f3] = range;
+    let sectors = u64::from(u32::from_le_bytes([n0, n1, n2, n3]));
+    Ok(match operation(u32::from_le_bytes([f0, f1, f2, f3])) {
+        None => Work::Done(Status::Unsupported),
+        Some(operation) => {
+            let len = sectors * storage::SECTOR;
+            transfer(operation, u64::from_le_bytes(sector), len, Buffers::none())
         }
-        Ok(())
-    }
-
-    /// Puts as much of `from` as `max` permits at the start of the device-writable part; returns
-    /// how much that is.
-    fn copy_in(&self, mut from: &[u8], max: u64) -> Result<u64, RingError> {
-        let mut copied = 0;
-        for piece in pieces(self.chain.writable(), 0, max.min(from.len() as u64)) {
-            let (now, later) = from.split_at(piece.len as usize);
-            self.memory.write_slice(now, piece.address).map_err(|_| self.outside())?;
-            copied += u64::from(piece.len);
-            from = later;
-        }
-        Ok(copied)
-    }
-
-    /// Where `len` bytes of `segments` are, from `skip` on.
-    fn buffers(&self, segments: &[Segment], skip: u64, len: u64) -> Result<Buffers, RingError> {
-        let mut buffers = Buffers::new(Arc::clone(self.owner));
-        for piece in pieces(segments, skip, len) {
-            let slice = self
-                .memory
-                .get_slice(piece.address, piece.len as usize)
-                .map_err(|_| self.outside())?;
-            // SAFETY: the slice is all of the piece, in a mapping that lives as long as `owner`,
-            // and nobody makes references into guest memory.
-            unsafe { buffers.push(slice.ptr_guard_mut().as_ptr(), slice.len()) };
-        }
-        Ok(buffers)
-    }
-
-    /// A request that names one range in its data; `operation` makes it from the flags, if they
-    /// are any that it can have.
-    fn range(
-        &self,
-        data: u64,
-        operation: impl FnOnce(u32) -> Option<Operation>,
-    ) -> Result<Work, RingError> {
-        if data != RANGE_LEN as u64 {
-            // More than one range: more than we said we take.
-            return Ok(Work::Done(Status::IoError));
-        }
-        let mut range = [0; RANGE_LEN];
-        self.copy_out(HEADER_LEN as u64, &mut range)?;
-        let [sector @ .., n0, n1, n2, n3, f0, f1, f2, f3] = range;
-        let sectors = u64::from(u32::from_le_bytes([n0, n1, n2, n3]));
-        Ok(match operation(u32::from_le_bytes([f0, f1, f2, f3])) {
-            None => Work::Done(Status::Unsupported),
-            Some(operation) => {
-                let len = sectors * storage::SECTOR;
-                transfer(operation, u64::from_le_bytes(sector), len, Buffers::none())
-            }
-        })
-    }
+    })
 }
 
 /// A request for `len` bytes from `sector` on. The disk checks that it has them.
@@ -228,8 +176,4 @@ fn transfer(operation: Operation, sector: u64, len: u64, buffers: Buffers) -> Wo
             Work::Done(Status::IoError)
         }
     }
-}
-
-fn total(segments: &[Segment]) -> u64 {
-    segments.iter().map(|segment| u64::from(segment.len)).sum()
 }
