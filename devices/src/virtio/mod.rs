@@ -12,6 +12,7 @@ mod polling;
 pub mod queue;
 pub mod rng;
 pub mod vhost_user;
+pub mod scsi;
 mod serve;
 mod tokens;
 mod worker;
