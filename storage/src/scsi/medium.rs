@@ -47,6 +47,11 @@ impl SharedMedium {
         Ok(SharedMedium { unit: Arc::clone(unit), target, number, nexus })
     }
 
+    /// The nexus.
+    pub fn nexus(&self) -> &Nexus {
+        &self.nexus
+    }
+
     /// Tells the target that the guest is gone, or was reset, with no request under way: what
     /// lasts only as long as the nexus ends (SAM-5 6.3.4).
     pub fn nexus_lost(&self) {

@@ -14,6 +14,7 @@ mod initiator;
 mod medium;
 mod reservations;
 mod shared;
+mod shared_medium;
 mod tasks;
 
 const BLOCK: usize = 512;

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use memshare::{GuestMemory, MemoryHandle};
 use proptest::prelude::*;
+use storage::reservation::{InitiatorPort, Reservations};
+use storage::scsi::{SharedMedium, Target, UnitOptions};
 use storage::{Disk, DiskOptions, EngineChoice};
 use virtio_bindings::virtio_blk::*;
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
@@ -13,6 +15,8 @@ use super::Block;
 use crate::virtio::VirtioDevice;
 use crate::virtio::driver::{Buffer, Driver, MEMORY, Told, activation, memory};
 
+mod shared;
+
 const RINGS: u64 = 0x1_0000;
 const HEADER: u64 = 0x10_0000;
 const DATA: u64 = 0x20_0000;
@@ -20,9 +24,18 @@ const STATUS: u64 = 0x30_0000;
 const DISK_LEN: usize = 1 << 20;
 const NO_STATUS: u8 = 0xEE;
 
+/// What a device is on.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// A disk of its own.
+    Own,
+    /// A logical unit of a target that others may use as well.
+    Shared,
+}
+
 /// A started device on a file, and its driver.
 struct Machine {
-    device: Block,
+    device: Box<dyn VirtioDevice>,
     driver: Driver,
     told: Arc<Told>,
     memory: Arc<GuestMemory>,
@@ -45,10 +58,36 @@ fn disk(engine: EngineChoice, read_only: bool) -> (Disk, File, tempfile::TempDir
     (disk, File::open(&path).unwrap(), folder)
 }
 
+fn target(disk: Disk) -> Target {
+    let (identity, reservations) = ("a disk".to_owned(), Reservations::default());
+    Target::new(vec![UnitOptions { disk, identity, reservations }], None).unwrap()
+}
+
+fn shared(target: &Target, name: &str) -> SharedMedium {
+    let nexus = target.nexus(InitiatorPort::new(name).unwrap());
+    SharedMedium::new(target.clone(), 0, nexus).unwrap()
+}
+
+fn device(kind: Kind, disk: Disk, queues: u16, serial: &str) -> Box<dyn VirtioDevice> {
+    match kind {
+        Kind::Own => Box::new(Block::new(disk, queues, serial)),
+        Kind::Shared => Box::new(Block::new(shared(&target(disk), "a"), queues, serial)),
+    }
+}
+
 impl Machine {
-    fn new(engine: EngineChoice, read_only: bool, refused: u64) -> Machine {
+    fn new(kind: Kind, engine: EngineChoice, read_only: bool, refused: u64) -> Machine {
         let (disk, file, folder) = disk(engine, read_only);
-        let mut device = Block::new(disk, 1, "serial number of disk");
+        let device = device(kind, disk, 1, "serial number of disk");
+        Machine::of(device, file, folder, refused)
+    }
+
+    fn of(
+        mut device: Box<dyn VirtioDevice>,
+        file: File,
+        folder: tempfile::TempDir,
+        refused: u64,
+    ) -> Machine {
         let handle = memory();
         let memory = handle.memory().into_inner();
         let driver = Driver::new(memory.clone(), RINGS, 16, true);
@@ -58,8 +97,8 @@ impl Machine {
         Machine { device, driver, told, memory, handle, file, _folder: folder }
     }
 
-    fn usual() -> Machine {
-        Machine::new(EngineChoice::Auto, false, 0)
+    fn usual(kind: Kind) -> Machine {
+        Machine::new(kind, EngineChoice::Auto, false, 0)
     }
 
     fn header(&self, kind: u32, sector: u64) {
@@ -109,10 +148,36 @@ impl Machine {
     }
 }
 
-#[test]
-fn data_goes_both_ways_with_every_engine() {
+/// Makes tests of functions: one on each kind of medium.
+macro_rules! on_every_medium {
+    ($($name:ident),+ $(,)?) => {
+        mod own {
+            $(#[test] fn $name() { super::$name(super::Kind::Own); })+
+        }
+        mod shared_medium {
+            $(#[test] fn $name() { super::$name(super::Kind::Shared); })+
+        }
+    };
+}
+
+on_every_medium! {
+    data_goes_both_ways_with_every_engine,
+    a_request_may_be_cut_into_any_pieces,
+    the_serial_number_is_twenty_bytes_at_most,
+    what_cannot_be_done_is_an_error_of_that_request_alone,
+    zeroes_and_discards_change_their_range_only,
+    a_read_only_disk_is_not_written,
+    a_driver_that_cannot_flush_gets_write_through,
+    the_driver_chooses_between_write_back_and_write_through,
+    what_the_driver_chose_before_it_was_ready_counts,
+    a_request_without_header_or_status_breaks_the_queue,
+    stopping_answers_everything_and_can_be_repeated,
+    requests_that_wait_when_the_device_starts_are_served,
+}
+
+fn data_goes_both_ways_with_every_engine(kind: Kind) {
     for engine in [EngineChoice::Auto, EngineChoice::Positional] {
-        let mut machine = Machine::new(engine, false, 0);
+        let mut machine = Machine::new(kind, engine, false, 0);
         assert_eq!(machine.request(VIRTIO_BLK_T_IN, 3, 4096, false), (0, 4097));
         let wanted: Vec<u8> = (3 * 512..3 * 512 + 4096).map(byte_at).collect();
         assert_eq!(machine.data(4096), wanted);
@@ -124,9 +189,8 @@ fn data_goes_both_ways_with_every_engine() {
     }
 }
 
-#[test]
-fn a_request_may_be_cut_into_any_pieces() {
-    let mut machine = Machine::usual();
+fn a_request_may_be_cut_into_any_pieces(kind: Kind) {
+    let mut machine = Machine::usual(kind);
     machine.header(VIRTIO_BLK_T_IN, 1);
     // The status byte at the end of a buffer that also takes data, the header in three parts.
     let used = machine.send(&[
@@ -143,9 +207,8 @@ fn a_request_may_be_cut_into_any_pieces() {
     assert_eq!(machine.data(1005), wanted);
 }
 
-#[test]
-fn the_serial_number_is_twenty_bytes_at_most() {
-    let mut machine = Machine::usual();
+fn the_serial_number_is_twenty_bytes_at_most(kind: Kind) {
+    let mut machine = Machine::usual(kind);
     assert_eq!(machine.request(VIRTIO_BLK_T_GET_ID, 0, 20, false), (0, 21));
     assert_eq!(machine.data(21), b"serial number of dis\0");
     assert_eq!(machine.request(VIRTIO_BLK_T_GET_ID, 0, 64, false), (0, 20));
@@ -154,9 +217,8 @@ fn the_serial_number_is_twenty_bytes_at_most() {
     assert_eq!(machine.data(8), b"seri\0\0\0\0");
 }
 
-#[test]
-fn what_cannot_be_done_is_an_error_of_that_request_alone() {
-    let mut machine = Machine::usual();
+fn what_cannot_be_done_is_an_error_of_that_request_alone(kind: Kind) {
+    let mut machine = Machine::usual(kind);
     let sectors = DISK_LEN as u64 / 512;
     let (ok, io_error, unsupported) = (0, 1, 2);
     assert_eq!(machine.request(VIRTIO_BLK_T_IN, sectors, 512, false), (io_error, 0));
@@ -176,9 +238,8 @@ fn what_cannot_be_done_is_an_error_of_that_request_alone() {
     assert_eq!(machine.told.needs_reset.load(std::sync::atomic::Ordering::SeqCst), 0);
 }
 
-#[test]
-fn zeroes_and_discards_change_their_range_only() {
-    let mut machine = Machine::usual();
+fn zeroes_and_discards_change_their_range_only(kind: Kind) {
+    let mut machine = Machine::usual(kind);
     assert_eq!(machine.range_request(VIRTIO_BLK_T_WRITE_ZEROES, 8, 8, 1), 0);
     assert_eq!(machine.on_disk(4096, 4096), [0; 4096]);
     assert_eq!(machine.range_request(VIRTIO_BLK_T_WRITE_ZEROES, 17, 3, 0), 0);
@@ -189,9 +250,8 @@ fn zeroes_and_discards_change_their_range_only() {
     }
 }
 
-#[test]
-fn a_read_only_disk_is_not_written() {
-    let mut machine = Machine::new(EngineChoice::Auto, true, 0);
+fn a_read_only_disk_is_not_written(kind: Kind) {
+    let mut machine = Machine::new(kind, EngineChoice::Auto, true, 0);
     assert_ne!(machine.device.info().features & 1 << VIRTIO_BLK_F_RO, 0);
     assert_eq!(machine.request(VIRTIO_BLK_T_OUT, 0, 512, true).0, 1);
     assert_eq!(machine.range_request(VIRTIO_BLK_T_WRITE_ZEROES, 0, 8, 0), 2, "not offered");
@@ -200,10 +260,9 @@ fn a_read_only_disk_is_not_written() {
     assert_eq!(machine.on_disk(0, 1), [0]);
 }
 
-#[test]
-fn a_driver_that_cannot_flush_gets_write_through() {
+fn a_driver_that_cannot_flush_gets_write_through(kind: Kind) {
     let refused = 1 << VIRTIO_BLK_F_CONFIG_WCE | 1 << VIRTIO_BLK_F_FLUSH;
-    let mut machine = Machine::new(EngineChoice::Auto, false, refused);
+    let mut machine = Machine::new(kind, EngineChoice::Auto, false, refused);
     let mut writeback = [9];
     machine.device.read_config(0x20, &mut writeback);
     assert_eq!(writeback, [0]);
@@ -215,9 +274,8 @@ fn a_driver_that_cannot_flush_gets_write_through() {
     assert_eq!(writeback, [1], "as after a reset");
 }
 
-#[test]
-fn the_driver_chooses_between_write_back_and_write_through() {
-    let mut machine = Machine::usual();
+fn the_driver_chooses_between_write_back_and_write_through(kind: Kind) {
+    let mut machine = Machine::usual(kind);
     for choice in [0, 1, 0] {
         machine.device.write_config(0x20, &[choice]);
         let mut writeback = [9];
@@ -235,15 +293,14 @@ fn the_driver_chooses_between_write_back_and_write_through() {
     machine.device.read_config(usize::MAX - 2, &mut beyond);
 }
 
-#[test]
-fn what_the_driver_chose_before_it_was_ready_counts() {
+fn what_the_driver_chose_before_it_was_ready_counts(kind: Kind) {
     let flush_missing = 1 << VIRTIO_BLK_F_FLUSH;
     // Refused features, what is chosen before the start, what holds after it.
     for (refused, chosen, wanted) in
         [(0, Some(0), 0), (0, None, 1), (flush_missing, None, 0), (flush_missing, Some(1), 0)]
     {
         let (disk, _, _folder) = disk(EngineChoice::Auto, false);
-        let mut device = Block::new(disk, 1, "");
+        let mut device = device(kind, disk, 1, "");
         let handle = memory();
         let driver = Driver::new(handle.memory().into_inner(), RINGS, 16, true);
         if let Some(chosen) = chosen {
@@ -257,8 +314,7 @@ fn what_the_driver_chose_before_it_was_ready_counts() {
     }
 }
 
-#[test]
-fn a_request_without_header_or_status_breaks_the_queue() {
+fn a_request_without_header_or_status_breaks_the_queue(kind: Kind) {
     let chains: [&[Buffer]; 5] = [
         &[(HEADER, 16, false)],
         &[(HEADER, 15, false), (STATUS, 1, true)],
@@ -267,7 +323,7 @@ fn a_request_without_header_or_status_breaks_the_queue() {
         &[(MEMORY - 8, 16, false), (STATUS, 1, true)],
     ];
     for chain in chains {
-        let mut machine = Machine::usual();
+        let mut machine = Machine::usual(kind);
         machine.header(VIRTIO_BLK_T_IN, 0);
         let head = machine.driver.add(chain).unwrap();
         machine.driver.doorbell.write(1).unwrap();
@@ -283,10 +339,9 @@ fn a_request_without_header_or_status_breaks_the_queue() {
     }
 }
 
-#[test]
-fn stopping_answers_everything_and_can_be_repeated() {
+fn stopping_answers_everything_and_can_be_repeated(kind: Kind) {
     for _ in 0..20 {
-        let mut machine = Machine::usual();
+        let mut machine = Machine::usual(kind);
         machine.header(VIRTIO_BLK_T_IN, 0);
         let mut sent = 0;
         for slot in 0..5 {
@@ -306,10 +361,9 @@ fn stopping_answers_everything_and_can_be_repeated() {
     }
 }
 
-#[test]
-fn requests_that_wait_when_the_device_starts_are_served() {
+fn requests_that_wait_when_the_device_starts_are_served(kind: Kind) {
     let (disk, _, _folder) = disk(EngineChoice::Auto, false);
-    let mut device = Block::new(disk, 2, "");
+    let mut device = device(kind, disk, 2, "");
     let handle = memory();
     let memory = handle.memory().into_inner();
     let mut drivers = [0, 1].map(|n| Driver::new(memory.clone(), RINGS * (n + 1), 16, n == 1));
@@ -334,6 +388,7 @@ proptest! {
     /// and can be stopped.
     #[test]
     fn hostile_rings_do_no_harm(
+        medium in prop_oneof![Just(Kind::Own), Just(Kind::Shared)],
         rings in proptest::collection::vec((0u64..0x9000, any::<u64>()), 0..64),
         table in proptest::collection::vec(
             (prop_oneof![Just(HEADER), Just(STATUS), 0..MEMORY + 9, any::<u64>()],
@@ -343,7 +398,7 @@ proptest! {
         sector in prop_oneof![0u64..3000, any::<u64>()],
         ahead in prop_oneof![0u16..20, any::<u16>()],
     ) {
-        let mut machine = Machine::usual();
+        let mut machine = Machine::usual(medium);
         machine.header(kind, sector);
         for (at, value) in rings {
             machine.driver.write(RINGS + (at & !7), value);

@@ -12,7 +12,7 @@ const PREEMPT_AND_ABORT: u8 = 5;
 const WRITE_EXCLUSIVE_REGISTRANTS: u8 = 5;
 
 /// A target whose writes wait at a gate.
-fn gated() -> (Target, Gate) {
+pub(super) fn gated() -> (Target, Gate) {
     let gate = Gate::default();
     let hand = gate.clone();
     let options = unit(1 << 20, EngineChoice::Positional);
