@@ -4,7 +4,7 @@
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use memshare::GuestMemory;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
@@ -47,6 +47,10 @@ impl Area {
 
     /// Sets the 16-bit field at `offset`.
     pub(super) fn store(&self, offset: usize, value: u16, order: Ordering) {
+        #[cfg(test)]
+        if !fuse::burn() {
+            return;
+        }
         if let Some(field) = self.at::<AtomicU16>(offset) {
             // SAFETY: as in `load`.
             unsafe { field.as_ref() }.store(value.to_le(), order);
@@ -64,11 +68,53 @@ impl Area {
 
     /// Sets the used ring element at `offset`.
     pub(super) fn store_used(&self, offset: usize, id: u32, len: u32) {
+        #[cfg(test)]
+        if !fuse::burn() {
+            return;
+        }
         for (offset, value) in [(offset, id), (offset + 4, len)] {
             if let Some(word) = self.at::<AtomicU32>(offset) {
                 // SAFETY: as in `load`.
                 unsafe { word.as_ref() }.store(value.to_le(), Ordering::Relaxed);
             }
+        }
+    }
+
+    /// The byte at `offset`.
+    pub(super) fn load_byte(&self, offset: usize) -> u8 {
+        // SAFETY: as in `load`.
+        let byte = self.at::<AtomicU8>(offset).map(|byte| unsafe { byte.as_ref() });
+        byte.map_or(0, |byte| byte.load(Ordering::Relaxed))
+    }
+
+    /// Sets the byte at `offset`, after all stores before.
+    pub(super) fn store_byte(&self, offset: usize, value: u8) {
+        #[cfg(test)]
+        if !fuse::burn() {
+            return;
+        }
+        if let Some(byte) = self.at::<AtomicU8>(offset) {
+            // SAFETY: as in `load`.
+            unsafe { byte.as_ref() }.store(value, Ordering::Release);
+        }
+    }
+
+    /// The 64-bit field at `offset`.
+    pub(super) fn load_word(&self, offset: usize) -> u64 {
+        // SAFETY: as in `load`.
+        let word = self.at::<AtomicU64>(offset).map(|word| unsafe { word.as_ref() });
+        word.map_or(0, |word| u64::from_le(word.load(Ordering::Relaxed)))
+    }
+
+    /// Sets the 64-bit field at `offset`, after all stores before.
+    pub(super) fn store_word(&self, offset: usize, value: u64) {
+        #[cfg(test)]
+        if !fuse::burn() {
+            return;
+        }
+        if let Some(word) = self.at::<AtomicU64>(offset) {
+            // SAFETY: as in `load`.
+            unsafe { word.as_ref() }.store(value.to_le(), Ordering::Release);
         }
     }
 
@@ -81,5 +127,36 @@ impl Area {
         // SAFETY: `offset` is within the `len` bytes from `start`.
         let field = unsafe { self.start.add(offset) }.cast::<T>();
         field.is_aligned().then_some(field)
+    }
+}
+
+/// Ends the effect of a thread's stores after a number of them, as a killed process would.
+#[cfg(test)]
+pub(super) mod fuse {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STORES_LEFT: Cell<Option<u64>> = const { Cell::new(None) };
+    }
+
+    /// Lets this thread store so many times more; `None`: as often as it likes.
+    pub(in crate::virtio::queue) fn set(stores: Option<u64>) {
+        STORES_LEFT.set(stores);
+    }
+
+    /// Whether the fuse has blown.
+    pub(in crate::virtio::queue) fn blown() -> bool {
+        STORES_LEFT.get() == Some(0)
+    }
+
+    /// Whether the next store happens.
+    pub(super) fn burn() -> bool {
+        match STORES_LEFT.get() {
+            None => true,
+            Some(left) => {
+                STORES_LEFT.set(Some(left.saturating_sub(1)));
+                left > 0
+            }
+        }
     }
 }

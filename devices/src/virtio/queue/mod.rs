@@ -9,6 +9,7 @@
 
 mod area;
 mod chain;
+mod inflight;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -20,6 +21,7 @@ use vm_memory::GuestAddress;
 
 use area::Area;
 pub use chain::{Chain, Segment, pieces};
+pub use inflight::Inflight;
 
 /// Most buffers that a queue can have.
 pub const MAX_SIZE: u16 = 32768;
@@ -98,6 +100,14 @@ pub enum RingError {
     /// A chain lacks a part that every request to this device has.
     #[error("the chain of descriptor {0} is too short for a request")]
     Short(u16),
+    /// The record of requests in flight is not one of this queue.
+    #[error("the record of requests in flight has version {version} and {entries} entries")]
+    Inflight {
+        /// The version that it says it has.
+        version: u16,
+        /// The buffers that it says it is for.
+        entries: u16,
+    },
 }
 
 /// The device's side of one split virtqueue.
@@ -114,6 +124,8 @@ pub struct Queue {
     published: u16,
     /// `published` when an interrupt was last decided on.
     decided: u16,
+    /// What a successor of this process is left, if anyone keeps it.
+    inflight: Option<Box<Inflight>>,
 }
 
 impl Queue {
@@ -123,6 +135,17 @@ impl Queue {
         layout: QueueLayout,
         memory: Arc<GuestMemory>,
         event_idx: bool,
+    ) -> Result<Queue, RingError> {
+        Queue::resume(layout, memory, event_idx, 0)
+    }
+
+    /// A queue that was left when `next` was the next available entry to read, and every request
+    /// before it was answered. Otherwise as [`Queue::new`].
+    pub fn resume(
+        layout: QueueLayout,
+        memory: Arc<GuestMemory>,
+        event_idx: bool,
+        next: u16,
     ) -> Result<Queue, RingError> {
         if !layout.size.is_power_of_two() || layout.size > MAX_SIZE {
             return Err(RingError::Size(layout.size));
@@ -139,11 +162,29 @@ impl Queue {
             memory,
             layout,
             event_idx,
-            next_available: 0,
-            next_used: 0,
-            published: 0,
-            decided: 0,
+            next_available: next,
+            next_used: next,
+            published: next,
+            decided: next,
+            inflight: None,
         })
+    }
+
+    /// Keeps a record of the requests in flight in `inflight` from now on. If it was kept before,
+    /// the queue goes on where that left off, whatever it was resumed at: requests that were
+    /// taken and not answered are taken again first, in their order.
+    ///
+    /// # Errors
+    /// [`RingError::Inflight`] when the record is not one of a queue like this.
+    pub fn track(mut self, mut inflight: Inflight) -> Result<Queue, RingError> {
+        let used = self.used.load(INDEX, Ordering::Acquire);
+        let taken = inflight.recover(used, self.layout.size)?;
+        self.next_used = used;
+        self.published = used;
+        self.decided = used;
+        self.next_available = used.wrapping_add(taken);
+        self.inflight = Some(Box::new(inflight));
+        Ok(self)
     }
 
     /// Guest memory, as it was when the queue started.
@@ -169,6 +210,13 @@ impl Queue {
     /// Takes the next available chain into `chain`; `false` when there is none. The chain's
     /// buffers are not checked for being in guest memory: accesses to them are.
     pub fn pop(&mut self, chain: &mut Chain) -> Result<bool, RingError> {
+        if let Some(inflight) = &mut self.inflight
+            && let Some(head) = inflight.again()
+        {
+            chain.walk(head, &self.descriptors, self.layout.size, &self.memory)?;
+            inflight.taken_again();
+            return Ok(true);
+        }
         let index = self.available.load(INDEX, Ordering::Acquire);
         if index == self.next_available {
             return Ok(false);
@@ -180,6 +228,9 @@ impl Queue {
         let slot = usize::from(self.next_available & (self.layout.size - 1));
         let head = self.available.load(RING + 2 * slot, Ordering::Relaxed);
         chain.walk(head, &self.descriptors, self.layout.size, &self.memory)?;
+        if let Some(inflight) = &mut self.inflight {
+            inflight.taken(head);
+        }
         self.next_available = self.next_available.wrapping_add(1);
         Ok(true)
     }
@@ -187,6 +238,7 @@ impl Queue {
     /// Whether there is a chain to take, or an error to find.
     pub fn has_available(&self) -> bool {
         self.available.load(INDEX, Ordering::Relaxed) != self.next_available
+            || self.inflight.as_ref().is_some_and(|inflight| inflight.again().is_some())
     }
 
     /// Returns the chain that began with `head`, of whose device-writable part `written` bytes
@@ -195,6 +247,9 @@ impl Queue {
         let slot = usize::from(self.next_used & (self.layout.size - 1));
         self.used.store_used(RING + USED_LEN * slot, u32::from(head), written);
         self.next_used = self.next_used.wrapping_add(1);
+        if let Some(inflight) = &mut self.inflight {
+            inflight.used(head);
+        }
     }
 
     /// Shows the driver what was used.
@@ -202,6 +257,9 @@ impl Queue {
         if self.published != self.next_used {
             self.used.store(INDEX, self.next_used, Ordering::Release);
             self.published = self.next_used;
+            if let Some(inflight) = &mut self.inflight {
+                inflight.published(self.next_used);
+            }
         }
     }
 
