@@ -9,8 +9,8 @@
 //! that), and work on the queues that it may not slow down does not wait for it. Its memory must
 //! be sealed against truncation, since to touch memory that is not there any more ends a process
 //! (`SIGBUS`): QEMU's `memory-backend-memfd` is, `memory-backend-file` is not and is refused.
-//! Eventfds are made non-blocking; a front end that undoes that and never reads them can hold up
-//! its own device, and with it the end of its connection, until it exits or reads them.
+//! Eventfds are made non-blocking; a front end that undoes that can hold up its own device, but
+//! not the end of its connection.
 //!
 //! A front end that keeps the records of requests in flight ([`super::super::queue::Inflight`])
 //! outlives a server that dies: what was taken and not answered is done again.

@@ -4,6 +4,7 @@ use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::RecvFlags;
@@ -12,12 +13,15 @@ use vhost::vhost_user::{BackendReqHandler, Error, VhostUserProtocolFeatures};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::session::Session;
+use super::signals::Signals;
 use super::{Shared, fds};
 use crate::limited::warn_limited;
 use crate::sync::lock;
 
 /// How long nobody is let in after the host could not accept, in nanoseconds.
 const REST: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+/// How often to look whether a thread has ended.
+const LOOK: Duration = Duration::from_millis(1);
 const NOW: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// A message's header: request, flags, size, each of 32 bits.
@@ -37,6 +41,7 @@ pub(super) struct Acceptor {
 struct Current {
     socket: UnixStream,
     peer: Option<u32>,
+    signals: Arc<Signals>,
     thread: JoinHandle<()>,
 }
 
@@ -54,6 +59,10 @@ impl Current {
     fn end(self) {
         // Ends what its thread waits for, if it does.
         let _ = self.socket.shutdown(Shutdown::Both);
+        while !self.thread.is_finished() {
+            thread::sleep(LOOK);
+            self.signals.free_waiting();
+        }
         // A panic has told of itself.
         let _ = self.thread.join();
     }
@@ -122,16 +131,19 @@ impl Acceptor {
         socket.set_nonblocking(false)?;
         let ours = socket.try_clone()?;
         let shared = Arc::clone(&self.shared);
+        let queues = lock(&shared.device).info().queue_sizes.len();
+        let signals = Arc::new(Signals::new(queues));
+        let used = Arc::clone(&signals);
         let thread = thread::Builder::new()
             .name("vhost-user/peer".to_owned())
-            .spawn(move || shared.serve(socket, peer))?;
-        Ok(Current { socket: ours, peer, thread })
+            .spawn(move || shared.serve(socket, peer, used))?;
+        Ok(Current { socket: ours, peer, signals, thread })
     }
 }
 
 impl Shared {
     /// Serves one front end to its end.
-    fn serve(self: Arc<Shared>, socket: UnixStream, peer: Option<u32>) {
+    fn serve(self: Arc<Shared>, socket: UnixStream, peer: Option<u32>, signals: Arc<Signals>) {
         {
             let mut status = lock(&self.status);
             status.connected = true;
@@ -141,6 +153,7 @@ impl Shared {
         let (reset, change) = (Arc::clone(&self), Arc::clone(&self));
         let session = Session::new(
             Arc::clone(&self.device),
+            signals,
             Box::new(move || (lock(&reset.on_lost))()),
             Box::new(move |queues| lock(&change.status).queues_started = queues),
         );

@@ -29,7 +29,7 @@ pub(super) fn eventfd(file: File) -> Result<EventFd, Refusal> {
     if !link.is_ok_and(|link| link.as_os_str() == EVENTFD) {
         return Err(Refusal::NotEventFd);
     }
-    unblock(&file).map_err(|source| Refusal::Host { what: "set up an eventfd", source })?;
+    unblock(file.as_fd()).map_err(|source| Refusal::Host { what: "set up an eventfd", source })?;
     // SAFETY: the descriptor is open, an eventfd, and given up by `file`.
     Ok(unsafe { EventFd::from_raw_fd(file.into_raw_fd()) })
 }
@@ -40,9 +40,19 @@ pub(super) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
-fn unblock(fd: &File) -> io::Result<()> {
+/// Makes `fd` non-blocking; whether it was blocking.
+fn unblock(fd: BorrowedFd<'_>) -> io::Result<bool> {
     let flags = rustix::fs::fcntl_getfl(fd)?;
-    Ok(rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)?)
+    rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)?;
+    Ok(!flags.contains(OFlags::NONBLOCK))
+}
+
+/// Ends every wait for room in `event` if it was made blocking since it was received.
+pub(super) fn drain_if_blocking(event: &EventFd) {
+    if unblock(borrow(event)).unwrap_or(false) {
+        // Nothing to read means that nobody waits.
+        let _ = event.read();
+    }
 }
 
 /// Maps `len` bytes of `file` from `offset` on, which can be touched at `start` for as long as

@@ -26,7 +26,7 @@ const QUEUE_SIZE_MAX: u16 = 1024;
 /// What an offset into the front end's address space of a region is given as in later messages.
 type Base = u64;
 
-fn protocol_features() -> VhostUserProtocolFeatures {
+pub(super) fn protocol_features() -> VhostUserProtocolFeatures {
     VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::CONFIG
         | VhostUserProtocolFeatures::REPLY_ACK

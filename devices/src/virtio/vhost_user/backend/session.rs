@@ -22,7 +22,7 @@ use crate::virtio::device::{Activation, Transport, VirtioDevice};
 use crate::virtio::queue::Inflight;
 
 /// The virtio feature bit by which protocol features are agreed on.
-const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+pub(super) const PROTOCOL_FEATURES: u64 = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
 /// Features of rings and transport.
 const TRANSPORT_FEATURES: u64 =
@@ -64,9 +64,10 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Serves `device`, which is stopped.
+    /// Serves `device`, which is stopped, and tells its driver by `signals`.
     pub(super) fn new(
         device: Arc<Mutex<Box<dyn VirtioDevice>>>,
+        signals: Arc<Signals>,
         on_reset: Box<dyn Fn() + Send>,
         on_change: Box<dyn Fn(usize) + Send>,
     ) -> Session {
@@ -79,7 +80,7 @@ impl Session {
             protocol: 0,
             regions: Regions::default(),
             rings: (0..queues).map(|_| Ring::new()).collect(),
-            signals: Arc::new(Signals::new(queues)),
+            signals,
             inflight: None,
             config: Vec::new(),
             on_reset,

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use super::fds;
 use crate::limited::warn_limited;
 use crate::sync::lock;
 use crate::virtio::device::Transport;
@@ -56,6 +57,17 @@ impl Signals {
     pub(super) fn set_error(&self, queue: usize, event: Option<EventFd>) {
         if let Some(queue) = self.queues.get(queue) {
             queue.error.set(event);
+        }
+    }
+}
+
+impl Signals {
+    /// Frees threads that wait to signal an eventfd, which can only be if the front end made it
+    /// blocking again and filled it.
+    pub(super) fn free_waiting(&self) {
+        let slots = self.queues.iter().flat_map(|queue| [&queue.call, &queue.error]);
+        for event in slots.filter_map(|slot| lock(&slot.0).clone()) {
+            fds::drain_if_blocking(&event);
         }
     }
 }
