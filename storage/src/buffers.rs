@@ -104,6 +104,12 @@ impl Buffers {
         head
     }
 
+    /// Another list of the same memory, for a request that may have to be made again.
+    pub(crate) fn duplicate(&self) -> Buffers {
+        let Buffers { owner, pieces, first, len } = self;
+        Buffers { owner: owner.clone(), pieces: pieces.clone(), first: *first, len: *len }
+    }
+
     /// Zeroes the first `count` bytes and uses them up.
     pub(crate) fn fill_zero(&mut self, count: u64) {
         // SAFETY: `consume` passes parts of pieces, valid under the contract of `push`.
@@ -148,14 +154,6 @@ impl Buffers {
                 self.first += 1;
             }
         }
-    }
-}
-
-impl Buffers {
-    /// Another list of the same memory.
-    pub(crate) fn duplicate(&self) -> Buffers {
-        let Buffers { owner, pieces, first, len } = self;
-        Buffers { owner: owner.clone(), pieces: pieces.clone(), first: *first, len: *len }
     }
 }
 

@@ -1,4 +1,5 @@
-//! An iSCSI server (RFC 7143): any initiator's way over TCP to a [`Target`](crate::scsi::Target).
+//! iSCSI (RFC 7143). A server: any initiator's way over TCP to a [`Target`](crate::scsi::Target).
+//! And an initiator ([`RemoteTarget`], see `initiator.rs`): a guest's way to a target elsewhere.
 //!
 //! ```text
 //!  TcpListener ──► welcome: a thread for each connection      server.rs
@@ -20,6 +21,7 @@
 mod chap;
 mod connection;
 mod digest;
+mod initiator;
 mod input;
 mod keys;
 mod limits;
@@ -37,6 +39,10 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+pub use initiator::{
+    BadUrl, ConnectError, Credentials, IscsiUrl, RemoteStatus, RemoteTarget, SessionLimits,
+    SessionOptions,
+};
 pub use limits::ServerLimits;
 pub use names::{BadName, IscsiName, initiator_port};
 pub use registry::SessionStatus;

@@ -47,10 +47,14 @@ mod work;
 
 pub use command::{Command, Response, Status};
 pub use initiator::{CommandQueue, Initiator, LocalInitiator, ServiceResponse};
+pub(crate) use log::Limit;
 pub use manage::{Managed, Outcome, TaskManagement};
 pub use medium::{SharedMedium, SharedQueue};
 pub use nexus::Nexus;
 pub use queue::ScsiQueue;
+pub(crate) use queue::absent;
 pub use sense::Sense;
 pub use status::{NexusStatus, RegistrationStatus, TargetStatus, UnitStatus};
 pub use target::{Target, TargetError, UnitOptions};
+pub(crate) use unit::number as unit_number;
+pub(crate) use wake::{Waker, lock};

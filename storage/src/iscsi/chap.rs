@@ -11,10 +11,10 @@ use super::keys;
 use super::secrets::{ChapSecrets, Secret};
 
 /// Bytes of our challenges.
-const CHALLENGE_LEN: usize = 32;
+pub(super) const CHALLENGE_LEN: usize = 32;
 
 /// Most bytes of a challenge or response that is taken (RFC 7143 section 12.1.3).
-const BINARY_MAX: usize = 1024;
+pub(super) const BINARY_MAX: usize = 1024;
 
 /// How a response is made from a secret and a challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Algorithm {
 }
 
 /// Whether two runs of bytes are equal, in a time that does not depend on where they differ.
-fn equal(left: &[u8], right: &[u8]) -> bool {
+pub(super) fn equal(left: &[u8], right: &[u8]) -> bool {
     let differences = left.iter().zip(right).fold(0, |all, (l, r)| all | (l ^ r));
     // The compiler must not stop at the first difference.
     left.len() == right.len() && std::hint::black_box(differences) == 0

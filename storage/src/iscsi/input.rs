@@ -3,7 +3,7 @@
 use std::io::{self, Read};
 
 use super::digest::{DIGEST_LEN, Digests};
-use super::pdu::{self, AHS_MAX, Decoded, HEADER_LEN, Malformed, Pdu};
+use super::pdu::{self, AHS_MAX, Decoded, HEADER_LEN, Header, Malformed, Pdu};
 
 /// Bytes to read at least where there is room for them.
 const CHUNK: usize = 64 << 10;
@@ -29,12 +29,19 @@ pub(super) struct Input {
     wanted: usize,
     /// Most bytes of data of a PDU.
     limit: u32,
+    /// Bytes to read at least where there is room for them.
+    chunk: usize,
     received: u64,
 }
 
 impl Input {
     pub(super) fn new(limit: u32) -> Input {
-        Input { bytes: Vec::new(), start: 0, end: 0, wanted: HEADER_LEN, limit, received: 0 }
+        Input::with_chunk(limit, CHUNK)
+    }
+
+    /// One that reads no more than so many bytes at a time unless a PDU needs them.
+    pub(super) fn with_chunk(limit: u32, chunk: usize) -> Input {
+        Input { bytes: Vec::new(), start: 0, end: 0, wanted: HEADER_LEN, limit, chunk, received: 0 }
     }
 
     /// Takes PDUs with so much data from now on.
@@ -47,22 +54,27 @@ impl Input {
         self.received
     }
 
-    /// Reads what the socket has, once.
-    pub(super) fn fill(&mut self, socket: &mut impl Read) -> io::Result<Filled> {
+    /// Makes room for what the PDU at the start needs, and for a chunk.
+    fn make_room(&mut self) {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
         // `wanted` is bounded by what `pdu::decode` believes, hence by `limit`.
         let most = HEADER_LEN + AHS_MAX + 2 * DIGEST_LEN + self.limit as usize + 3;
-        let size = self.wanted.min(most).max(CHUNK.min(most));
+        let size = self.wanted.min(most).max(self.chunk.min(most));
         if self.bytes.len() < size {
             self.bytes.resize(size, 0);
         }
-        if self.start > 0 && self.bytes.len() - self.start < self.wanted.max(CHUNK / 4) {
+        if self.start > 0 && self.bytes.len() - self.start < self.wanted.max(self.chunk / 4) {
             self.bytes.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
         }
+    }
+
+    /// Reads what the socket has, once.
+    pub(super) fn fill(&mut self, socket: &mut impl Read) -> io::Result<Filled> {
+        self.make_room();
         loop {
             let Some(room) = self.bytes.get_mut(self.end..).filter(|room| !room.is_empty()) else {
                 return Ok(Filled::Nothing);
@@ -94,6 +106,43 @@ impl Input {
                 Ok(None)
             }
         }
+    }
+
+    /// Room for what follows bytes that are read to where they belong.
+    pub(super) fn spare(&mut self) -> &mut [u8] {
+        self.make_room();
+        self.bytes.get_mut(self.end..).unwrap_or_default()
+    }
+
+    /// Of `count` bytes read, all but the first `elsewhere` are in the room that
+    /// [`Input::spare`] gave.
+    pub(super) fn filled(&mut self, count: usize, elsewhere: usize) {
+        self.end = (self.end + count.saturating_sub(elsewhere)).min(self.bytes.len());
+        self.received += count as u64;
+    }
+
+    /// Whether all bytes are done with.
+    pub(super) fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    /// The header of the first PDU and the bytes before its data, once they are there.
+    pub(super) fn head(&mut self, on: Digests) -> Result<Option<(Header, usize)>, Malformed> {
+        let bytes = self.bytes.get(self.start..self.end).unwrap_or_default();
+        match pdu::decode_head(bytes, on, self.limit)? {
+            Ok(found) => Ok(Some(found)),
+            Err(wanted) => {
+                self.wanted = wanted;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The next bytes, `most` at most, which are done with.
+    pub(super) fn take(&mut self, most: usize) -> &[u8] {
+        let start = self.start;
+        self.consume(most);
+        self.bytes.get(start..self.start).unwrap_or_default()
     }
 
     /// So many bytes are done with.

@@ -194,18 +194,18 @@ pub(super) fn padding(len: usize) -> usize {
     len.wrapping_neg() % 4
 }
 
-/// Finds the PDU at the start of `bytes`. A length is believed only where the digest over it is
-/// right and it is within `limit`, so what is asked for is bounded.
-pub(super) fn decode(bytes: &[u8], digests: Digests, limit: u32) -> Result<Decoded<'_>, Malformed> {
-    let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
-        return Ok(Decoded::Partial(HEADER_LEN));
-    };
+/// Finds the header at the start of `bytes`: it and where its data starts, or how many bytes are
+/// needed. A length is believed only where the digest over it is right and it is within `limit`.
+pub(super) fn decode_head(
+    bytes: &[u8],
+    digests: Digests,
+    limit: u32,
+) -> Result<Result<(Header, usize), usize>, Malformed> {
+    let Some(header) = bytes.first_chunk::<HEADER_LEN>() else { return Ok(Err(HEADER_LEN)) };
     let header = Header(*header);
     let ahs_end = HEADER_LEN + header.ahs_len();
     let data_start = ahs_end + if digests.header { DIGEST_LEN } else { 0 };
-    let Some(head) = bytes.get(..data_start) else {
-        return Ok(Decoded::Partial(data_start));
-    };
+    let Some(head) = bytes.get(..data_start) else { return Ok(Err(data_start)) };
     let (head, sum) = head.split_at(ahs_end);
     if digests.header && digest(&[head]) != *sum {
         return Err(Malformed::HeaderDigest);
@@ -214,6 +214,17 @@ pub(super) fn decode(bytes: &[u8], digests: Digests, limit: u32) -> Result<Decod
     if len > limit {
         return Err(Malformed::TooLong { len, limit, header });
     }
+    Ok(Ok((header, data_start)))
+}
+
+/// Finds the PDU at the start of `bytes`; what is asked for is bounded, as by [`decode_head`].
+pub(super) fn decode(bytes: &[u8], digests: Digests, limit: u32) -> Result<Decoded<'_>, Malformed> {
+    let (header, data_start) = match decode_head(bytes, digests, limit)? {
+        Ok(found) => found,
+        Err(wanted) => return Ok(Decoded::Partial(wanted)),
+    };
+    let head = bytes.get(..HEADER_LEN + header.ahs_len()).unwrap_or_default();
+    let len = header.data_len();
     let len = usize::try_from(len).unwrap_or(usize::MAX);
     let padded = len + padding(len);
     let has_digest = digests.data && len > 0;

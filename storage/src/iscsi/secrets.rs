@@ -183,6 +183,13 @@ impl ChapSecrets {
         self.initiators.get(name)
     }
 
+    /// The only initiator there is; `None` when there are several.
+    pub(super) fn only_initiator(&self) -> Option<(&str, &Secret)> {
+        let mut all = self.initiators.iter().map(|(name, secret)| (name.as_str(), secret));
+        let first = all.next()?;
+        all.next().is_none().then_some(first)
+    }
+
     /// The target's own name and secret.
     pub(super) fn of_target(&self) -> Option<(&str, &Secret)> {
         self.target.as_ref().map(|(name, secret)| (name.as_str(), secret))

@@ -28,14 +28,35 @@ pub enum Status {
     Good = 0x00,
     /// There is sense data.
     CheckCondition = 0x02,
+    /// As it should, and the condition that was asked for holds.
+    ConditionMet = 0x04,
     /// To be tried again.
     Busy = 0x08,
     /// Refused, as another initiator holds a reservation.
     ReservationConflict = 0x18,
     /// The queue has no place for it.
     TaskSetFull = 0x28,
+    /// The unit waits for a sense condition to be cleared.
+    AcaActive = 0x30,
     /// Another initiator aborted it.
     TaskAborted = 0x40,
+}
+
+impl Status {
+    /// The status of this code; `None` for those that SAM-5 does not have (any more).
+    pub(crate) fn of_code(code: u8) -> Option<Status> {
+        const ALL: [Status; 8] = [
+            Status::Good,
+            Status::CheckCondition,
+            Status::ConditionMet,
+            Status::Busy,
+            Status::ReservationConflict,
+            Status::TaskSetFull,
+            Status::AcaActive,
+            Status::TaskAborted,
+        ];
+        ALL.into_iter().find(|&status| status as u8 == code)
+    }
 }
 
 /// The answer to a command.
@@ -60,12 +81,15 @@ pub struct Response {
 
 impl Response {
     /// GOOD, without data.
-    pub(super) const GOOD: Response = Response::of(Status::Good);
+    pub(crate) const GOOD: Response = Response::of(Status::Good);
 
     /// A status without data.
-    pub(super) const fn of(status: Status) -> Response {
+    pub(crate) const fn of(status: Status) -> Response {
         Response { status, sense: Sense::NONE, data_in: 0, data_out: 0, wanted: 0, silent: false }
     }
+
+    /// Nothing, as the initiator itself aborted the command.
+    pub(crate) const SILENT: Response = Response { silent: true, ..Response::GOOD };
 
     /// CHECK CONDITION.
     pub(super) const fn check(sense: Sense) -> Response {

@@ -12,7 +12,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 
 /// A bound on lines of one kind.
 #[derive(Debug)]
-pub(super) struct Limit(Mutex<(Instant, u32)>);
+pub(crate) struct Limit(Mutex<(Instant, u32)>);
 
 impl Default for Limit {
     fn default() -> Limit {
@@ -22,7 +22,7 @@ impl Default for Limit {
 
 impl Limit {
     /// Whether there may be one more line now.
-    pub(super) fn allows(&self) -> bool {
+    pub(crate) fn allows(&self) -> bool {
         let mut state = lock(&self.0);
         let (since, lines) = &mut *state;
         if since.elapsed() > PAUSE {

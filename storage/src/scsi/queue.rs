@@ -71,14 +71,11 @@ impl ScsiQueue {
     /// Takes a command. `Some` is its answer; with `None`, it comes later under `token`, which
     /// means nothing to the queue.
     pub fn submit(&mut self, token: u64, nexus: &Nexus, mut command: Command) -> Option<Response> {
-        let given = command.cdb_len.min(32);
-        let mut bytes = [0; 32];
-        bytes[..usize::from(given)].copy_from_slice(&command.cdb[..usize::from(given)]);
-        let cdb = Cdb(bytes);
+        let (cdb, given) = cdb_of(&command);
         let number = unit::number(command.lun).filter(|&it| it < self.target.units().len());
         let place = number.and_then(|number| Some((number, nexus.0.access.get(number)?)));
         let Some((number, access)) = place else {
-            return Some(self.absent(&cdb, given, command));
+            return Some(absent(command, self.target.units().len()));
         };
         let unit = &Arc::clone(&self.target.units()[number]);
         let check = |fault: Fault| Response::check(fault.encode(unit.mode.descriptor_sense()));
@@ -130,27 +127,6 @@ impl ScsiQueue {
         };
         access.leave(epoch);
         Some(now)
-    }
-
-    /// A command to a logical unit that is not there (SAM-5 5.12, SPC-4 6.6.2).
-    fn absent(&self, cdb: &Cdb, given: u8, mut command: Command) -> Response {
-        let missing = Fault::from(sense::NO_SUCH_UNIT);
-        let kind = opcodes::find(cdb, given).map(|command| command.kind);
-        let (data, allocated) = match kind {
-            Ok(Kind::Inquiry) => (inquiry::inquiry(cdb, None, 0), cdb.number::<2>(3)),
-            Ok(Kind::ReportLuns) => {
-                (capacity::luns(cdb, self.target.units().len()), cdb.number::<4>(6))
-            }
-            Ok(Kind::RequestSense) => {
-                let data = missing.encode(cdb.byte(1) & 1 != 0).bytes().to_vec();
-                (Ok(data), u64::from(cdb.byte(4)))
-            }
-            _ => (Err(missing), 0),
-        };
-        match data {
-            Ok(data) => reply(&data, allocated, &mut command),
-            Err(fault) => Response::check(fault.encode(false)),
-        }
     }
 
     /// What follows from a reservation command's verdict, which may not be there yet.
@@ -441,6 +417,35 @@ impl std::fmt::Debug for ScsiQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ScsiQueue").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
+}
+
+/// The answer to a command for a logical unit that is not there, by a target with so many units
+/// (SAM-5 5.12, SPC-4 6.6.2).
+pub(crate) fn absent(mut command: Command, units: usize) -> Response {
+    let (cdb, given) = cdb_of(&command);
+    let missing = Fault::from(sense::NO_SUCH_UNIT);
+    let kind = opcodes::find(&cdb, given).map(|command| command.kind);
+    let (data, allocated) = match kind {
+        Ok(Kind::Inquiry) => (inquiry::inquiry(&cdb, None, 0), cdb.number::<2>(3)),
+        Ok(Kind::ReportLuns) => (capacity::luns(&cdb, units), cdb.number::<4>(6)),
+        Ok(Kind::RequestSense) => {
+            let data = missing.encode(cdb.byte(1) & 1 != 0).bytes().to_vec();
+            (Ok(data), u64::from(cdb.byte(4)))
+        }
+        _ => (Err(missing), 0),
+    };
+    match data {
+        Ok(data) => reply(&data, allocated, &mut command),
+        Err(fault) => Response::check(fault.encode(false)),
+    }
+}
+
+/// The descriptor block that came, and how many bytes of it.
+fn cdb_of(command: &Command) -> (Cdb, u8) {
+    let given = command.cdb_len.min(32);
+    let mut bytes = [0; 32];
+    bytes[..usize::from(given)].copy_from_slice(&command.cdb[..usize::from(given)]);
+    (Cdb(bytes), given)
 }
 
 /// GOOD with data, cut to what the initiator has allocated and there is room for.

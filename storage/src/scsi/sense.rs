@@ -156,19 +156,37 @@ impl Field {
     }
 }
 
-/// The longest sense data this target makes: header, information, field pointer.
-const SENSE_MAX: usize = 28;
+/// The longest sense data that is passed on: as much as guests have room for, unless they ask for
+/// more. The target here makes 28 bytes at most: header, information, field pointer.
+const SENSE_MAX: usize = 96;
 
 /// Sense data as an initiator gets it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sense {
     bytes: [u8; SENSE_MAX],
     len: u8,
 }
 
+impl Default for Sense {
+    fn default() -> Sense {
+        Sense::NONE
+    }
+}
+
 impl Sense {
     /// None.
     pub const NONE: Sense = Sense { bytes: [0; SENSE_MAX], len: 0 };
+
+    /// What another target sent, cut to what can be passed on.
+    pub(crate) fn received(from: &[u8]) -> Sense {
+        let mut sense = Sense::NONE;
+        let len = from.len().min(SENSE_MAX);
+        for (to, from) in sense.bytes.iter_mut().zip(from) {
+            *to = *from;
+        }
+        sense.len = u8::try_from(len).unwrap_or_default();
+        sense
+    }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {

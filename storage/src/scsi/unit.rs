@@ -114,7 +114,7 @@ impl Unit {
 
 /// The number of a logical unit, from the 8 bytes of SAM-5 4.7: single level, peripheral device
 /// addressing of bus 0 or flat space addressing.
-pub(super) fn number(lun: u64) -> Option<usize> {
+pub(crate) fn number(lun: u64) -> Option<usize> {
     let [high, low, rest @ ..] = lun.to_be_bytes();
     if rest != [0; 6] {
         return None;

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 
 /// Locks, also after a panic elsewhere: what the locks here protect is right between statements.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Wakes one queue's thread.
 #[derive(Clone, Debug)]
-pub(super) struct Waker(Arc<Bell>);
+pub(crate) struct Waker(Arc<Bell>);
 
 #[derive(Debug)]
 struct Bell {
@@ -22,13 +22,13 @@ struct Bell {
 }
 
 impl Waker {
-    pub(super) fn new() -> rustix::io::Result<Waker> {
+    pub(crate) fn new() -> rustix::io::Result<Waker> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Waker(Arc::new(Bell { event, rung: AtomicBool::new(false) })))
     }
 
     /// Makes the queue's descriptor readable.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if !self.0.rung.swap(true, Ordering::SeqCst) {
             // Fails only when the counter is full: then it is readable already.
             let _ = rustix::io::write(&self.0.event, &1u64.to_ne_bytes());
@@ -36,7 +36,7 @@ impl Waker {
     }
 
     /// Whether someone woke the queue since it last asked. Look at what one waits for after this.
-    pub(super) fn take(&self) -> bool {
+    pub(crate) fn take(&self) -> bool {
         if !self.0.rung.load(Ordering::SeqCst) {
             return false;
         }
@@ -51,7 +51,7 @@ impl Waker {
         true
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.0.event.as_fd()
     }
 }
