@@ -154,7 +154,10 @@ impl Agent {
         }
         session.produce();
         session.flush()?;
-        let pause = session.patience()?;
+        // What was not made ready for want of room is made ready at once if there is room again.
+        let more = session.has_more()
+            || session.takes_command() && self.functions.is_empty() && !self.pending.is_empty();
+        let pause = if more { Duration::ZERO } else { session.patience()? };
         let (received, sent) = session.moved();
         self.port.known.moved(received, sent);
         Ok(pause)

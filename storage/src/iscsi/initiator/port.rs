@@ -77,6 +77,7 @@ impl Request {
 
 /// What a queue, or whoever has the target, asks of the session's thread.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all letters are of the largest kind")]
 pub(super) enum Letter {
     Command(Request),
     Manage(TaskManagement, Errand),

@@ -49,6 +49,11 @@ impl Session {
         self.agreed.send_segment.min(SEGMENT_MAX)
     }
 
+    /// Whether there is data that could be made ready to be sent.
+    pub(in super::super) fn has_more(&self) -> bool {
+        !self.transfers.is_empty() && self.output.queued() < AHEAD_MAX
+    }
+
     /// Whether a command may be sent now.
     pub(in super::super) fn takes_command(&self) -> bool {
         let room = self.max_cmd_sn.wrapping_sub(self.cmd_sn) < 1 << 31;
