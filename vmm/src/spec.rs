@@ -11,7 +11,7 @@ mod disk_option;
 mod open;
 
 pub use disk_option::DiskOptionError;
-pub(crate) use disk_option::{engine, format, serial, split_commas};
+pub(crate) use disk_option::{engine, format, serial, split_commas, vhost_user_kind};
 
 /// Most virtual CPUs that a guest can have.
 pub const CPUS_MAX: u8 = 64;

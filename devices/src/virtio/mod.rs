@@ -6,15 +6,15 @@ pub mod console;
 pub mod device;
 #[cfg(test)]
 pub(crate) mod driver;
-pub mod pci;
 mod parts;
+pub mod pci;
 mod polling;
 pub mod queue;
 pub mod rng;
-pub mod vhost_user;
 pub mod scsi;
 mod serve;
 mod tokens;
+pub mod vhost_user;
 mod worker;
 
 pub use device::{

@@ -43,11 +43,7 @@ pub(super) struct Server<S> {
 }
 
 impl<S: Serve> Server<S> {
-    pub(super) fn new(
-        queue: StartedQueue,
-        transport: Arc<dyn Transport>,
-        service: S,
-    ) -> Server<S> {
+    pub(super) fn new(queue: StartedQueue, transport: Arc<dyn Transport>, service: S) -> Server<S> {
         Server { queue, transport, chain: Chain::default(), service }
     }
 

@@ -49,7 +49,10 @@ mod tests {
         let mut tokens = Tokens::default();
         let (a, b) = (tokens.keep('a'), tokens.keep('b'));
         assert_ne!(a, b);
-        assert_eq!((tokens.take(a), tokens.take(a), tokens.take(u64::MAX)), (Some('a'), None, None));
+        assert_eq!(
+            (tokens.take(a), tokens.take(a), tokens.take(u64::MAX)),
+            (Some('a'), None, None)
+        );
         let c = tokens.keep('c');
         assert_eq!(c, a);
         assert_eq!(tokens.iter().collect::<String>(), "cb");

@@ -1,6 +1,7 @@
 //! `cohort shared-disk`: disks that several guests use at once.
 
 mod clear;
+mod connect;
 mod serve;
 mod status;
 
@@ -15,18 +16,19 @@ use super::failure::Failure;
 const STATUSES: &str = "\
 Exit statuses:
   0    done
-  2    the command line is wrong; serve: a disk, file or address that it names cannot be used;
-       clear: there is no such logical unit
+  2    the command line is wrong; serve, connect: a disk, file, socket or address that it names
+       cannot be used; clear: there is no such logical unit
   40 to 45  serve: what is wrong with a disk's chain (see cohort disk)
   125  cohort or the host failed; there is no such server
-  128+N  serve: stopped by signal N, after all sessions were ended and disks closed";
+  128+N  serve, connect: stopped by signal N, after all sessions were ended and disks closed";
 
 /// Serves disks that several guests use at once, as a SAN does
 ///
 /// A server owns the disks. It offers each as a SCSI logical unit with persistent reservations,
-/// by which guests keep each other out (fencing), over iSCSI to any initiator. A reservation
-/// belongs to the initiator that made it, whichever connection it comes over, and survives the
-/// server where the initiator asked for that (APTPL).
+/// by which guests keep each other out (fencing): to guests on this host by vhost-user sockets, to
+/// any initiator over iSCSI. `connect` presents what a server on another host has, whoever made it,
+/// to guests on this one. A reservation belongs to the initiator that made it, whichever connection
+/// it comes over, and survives the server where the initiator asked for that (APTPL).
 #[derive(Debug, clap::Args)]
 #[command(after_help = STATUSES)]
 pub(super) struct Args {
@@ -37,6 +39,7 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Args),
+    Connect(connect::Args),
     Status(status::Args),
     Clear(clear::Args),
 }
@@ -44,6 +47,7 @@ enum Command {
 pub(super) fn main(args: Args) -> Done {
     match args.command {
         Command::Serve(args) => serve::main(args),
+        Command::Connect(args) => connect::main(args),
         Command::Status(args) => status::main(&args),
         Command::Clear(args) => clear::main(&args),
     }
@@ -75,6 +79,6 @@ fn ask(path: &Path, request: Request) -> Result<serde_json::Value, Failure> {
         ControlError::Nobody { .. } => {
             Failure::host(error).help("`serve` prints where its control socket is".to_owned())
         }
-        ControlError::Nonsense { .. } => Failure::host(error),
+        ControlError::Nonsense { .. } | ControlError::Listen { .. } => Failure::host(error),
     })
 }

@@ -6,13 +6,16 @@ use super::fields::{Field, Fields};
 use super::files;
 use super::guest::Reader;
 use super::mistake::Collector;
-use crate::spec::{self, DiskOptionError, DiskSource, DiskSpec};
+use crate::spec::{self, DiskOptionError, DiskSource, DiskSpec, VhostUserKind};
 use crate::units::{parse_disk_size, parse_size};
 
 const KEYS: &[&str] = &[
     "path",
     "parent",
     "scratch",
+    "shared",
+    "vhost-user",
+    "kind",
     "format",
     "allow-mismatch",
     "map-memory",
@@ -23,14 +26,24 @@ const KEYS: &[&str] = &[
     "engine",
 ];
 
-/// Reads one disk; `None` when it has none that could be used.
-pub(super) fn read(field: &Field<'_>, reader: &mut Reader<'_, '_>) -> Option<DiskSpec> {
+/// The keys that say what a disk's bytes are kept in.
+const SOURCES: &[&str] = &["path", "parent", "scratch", "shared", "vhost-user"];
+/// The keys about what another process does for disks that it serves.
+const OWNERS: &[&str] =
+    &["format", "allow-mismatch", "map-memory", "ro", "direct", "serial", "engine"];
+
+/// Reads disk `number` of a guest; `None` when it has none that could be used.
+pub(super) fn read(
+    field: &Field<'_>,
+    number: usize,
+    reader: &mut Reader<'_, '_>,
+) -> Option<DiskSpec> {
     let fields = Fields::of(field.node, &field.path, KEYS, reader.mistakes)?;
     let format = fields.get("format").and_then(|field| {
         let text = field.text(reader.mistakes)?;
         taken(&field, spec::format(text), reader.mistakes)
     });
-    let source = read_source(field, &fields, format, reader);
+    let source = read_source(field, &fields, number, format, reader);
     let serial = fields.get("serial").and_then(|field| {
         let text = reader.text(&field)?;
         taken(&field, spec::serial(&text), reader.mistakes)
@@ -66,29 +79,42 @@ pub(super) fn read(field: &Field<'_>, reader: &mut Reader<'_, '_>) -> Option<Dis
 fn read_source(
     field: &Field<'_>,
     fields: &Fields<'_>,
+    number: usize,
     format: Option<Format>,
     reader: &mut Reader<'_, '_>,
 ) -> Option<DiskSource> {
-    let given: Vec<(&str, Field<'_>)> = ["path", "parent", "scratch"]
-        .into_iter()
-        .filter_map(|key| Some((key, fields.get(key)?)))
-        .collect();
+    let given: Vec<(&str, Field<'_>)> =
+        SOURCES.iter().filter_map(|key| Some((*key, fields.get(key)?))).collect();
     let [(key, source)] = &given[..] else {
         match given.last() {
             Some((_, last)) => last.wrong(
                 reader.mistakes,
                 format!("the disk has a {} already", given[0].0),
-                "keep path for a file, parent for a new layer on top of one, or scratch for zeroes; \
-                 the last two are gone with the guest",
+                "keep path for a file, parent for a new layer on top of one, scratch for zeroes (the \
+                 last two are gone with the guest), shared for a disk of the lab, or vhost-user for \
+                 another process's",
             ),
             None => field.wrong(
                 reader.mistakes,
-                "the disk has neither path nor parent nor scratch",
-                "write { path = \"disk.img\" }, { parent = \"base.img\" } or { scratch = \"64M\" }",
+                "the disk has neither path nor parent nor scratch nor shared",
+                "write { path = \"disk.img\" }, { parent = \"base.img\" }, { scratch = \"64M\" } or \
+                 { shared = \"NAME\" }",
             ),
         }
         return None;
     };
+    if let "shared" | "vhost-user" = *key {
+        for owner in OWNERS {
+            if let Some(field) = fields.get(owner) {
+                let message = format!("a disk that another process serves takes no {owner}");
+                field.wrong(reader.mistakes, message, "set it where the disk is served");
+            }
+        }
+        return match *key {
+            "shared" => read_shared(source, number, reader),
+            _ => read_vhost_user(source, fields, reader),
+        };
+    }
     if *key == "scratch" {
         for key in ["format", "allow-mismatch", "map-memory"] {
             if let Some(field) = fields.get(key) {
@@ -106,8 +132,46 @@ fn read_source(
     Some(if *key == "path" { DiskSource::Path(file) } else { DiskSource::Child(file) })
 }
 
+/// One of the lab's shared disks, whose socket is known when the lab runs.
+fn read_shared(
+    source: &Field<'_>,
+    number: usize,
+    reader: &mut Reader<'_, '_>,
+) -> Option<DiskSource> {
+    let name = reader.text(source)?;
+    if !reader.shared_disks.iter().any(|disk| disk.name == name) {
+        let help = format!("add a table [shared-disk.{name}]");
+        source.wrong(reader.mistakes, format!("the lab has no shared disk {name:?}"), help);
+        return None;
+    }
+    if reader.shared.values().any(|other| *other == name) {
+        let message = format!("the guest has the shared disk {name:?} already");
+        source.wrong(reader.mistakes, message, "name it once");
+        return None;
+    }
+    reader.shared.insert(number, name.clone());
+    Some(DiskSource::VhostUser { socket: name.into(), kind: VhostUserKind::Scsi })
+}
+
+/// A disk of a process that the lab does not start.
+fn read_vhost_user(
+    source: &Field<'_>,
+    fields: &Fields<'_>,
+    reader: &mut Reader<'_, '_>,
+) -> Option<DiskSource> {
+    let socket = reader.path(source)?;
+    let Some(kind) = fields.get("kind") else {
+        let help = "add kind = \"scsi\" or kind = \"blk\"";
+        source.wrong(reader.mistakes, "it does not say what is behind the socket", help);
+        return None;
+    };
+    let text = kind.text(reader.mistakes)?;
+    let kind = taken(&kind, spec::vhost_user_kind(text), reader.mistakes)?;
+    Some(DiskSource::VhostUser { socket, kind })
+}
+
 /// The value of an option, its mistake reported in the words of a lab file.
-fn taken<T>(
+pub(super) fn taken<T>(
     field: &Field<'_>,
     value: Result<T, DiskOptionError>,
     mistakes: &mut Collector<'_>,

@@ -1,18 +1,18 @@
 //! One guest of a lab: the keys of `[vm.NAME]`.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use cohort_guest::script::Script;
 
-use super::Guest;
 use super::disk;
 use super::expand::{Scope, expand};
 use super::fields::{Field, Fields};
 use super::files;
 use super::mistake::Collector;
+use super::{Lab, SharedDisk, SharedSource};
 use crate::machine::{features, layout};
 use crate::spec::{
     BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, KernelSource, LINUX_CMDLINE, MEMORY_DEFAULT, VmSpec,
@@ -29,11 +29,25 @@ pub(super) const KEYS: &[&str] = &[
 pub(super) struct Reader<'a, 'm> {
     pub(super) scope: Scope<'a>,
     /// The folder that relative paths start from.
-    pub(super) dir: &'a Path,
+    dir: &'a Path,
+    /// The disks that guests can share.
+    pub(super) shared_disks: &'a [SharedDisk],
+    /// Those of this guest's disks that are shared ones, and their names.
+    pub(super) shared: BTreeMap<usize, String>,
     pub(super) mistakes: &'a mut Collector<'m>,
 }
 
-impl Reader<'_, '_> {
+impl<'a, 'm> Reader<'a, 'm> {
+    /// For one guest of a lab in the folder `dir`.
+    pub(super) fn new(
+        scope: Scope<'a>,
+        dir: &'a Path,
+        shared_disks: &'a [SharedDisk],
+        mistakes: &'a mut Collector<'m>,
+    ) -> Reader<'a, 'm> {
+        Reader { scope, dir, shared_disks, shared: BTreeMap::new(), mistakes }
+    }
+
     /// A string with its expressions replaced.
     pub(super) fn text(&mut self, field: &Field<'_>) -> Option<String> {
         let text = field.text(self.mistakes)?;
@@ -57,16 +71,9 @@ impl Reader<'_, '_> {
     }
 }
 
-/// Reads the guest `name`. Where there are mistakes, the result is some guest.
-pub(super) fn read(
-    fields: &Fields<'_>,
-    name: &str,
-    index: u32,
-    dir: &Path,
-    mistakes: &mut Collector<'_>,
-) -> VmSpec {
-    let mut reader = Reader { scope: Scope { name, index }, dir, mistakes };
-    let kernel = read_kernel(fields, &mut reader);
+/// Reads a guest. Where there are mistakes, the result is some guest.
+pub(super) fn read(fields: &Fields<'_>, reader: &mut Reader<'_, '_>) -> VmSpec {
+    let kernel = read_kernel(fields, reader);
     let initrd = fields.get("initrd").and_then(|field| {
         if kernel == Some(KernelSource::Builtin) {
             field.wrong(
@@ -81,16 +88,15 @@ pub(super) fn read(
     });
     let cmdline = kernel
         .as_ref()
-        .map(|kernel| read_cmdline(fields, *kernel == KernelSource::Builtin, &mut reader));
+        .map(|kernel| read_cmdline(fields, *kernel == KernelSource::Builtin, reader));
     let disks = match fields.get("disks") {
-        Some(field) => field
-            .list(reader.mistakes)
-            .iter()
-            .filter_map(|field| disk::read(field, &mut reader))
-            .collect(),
+        Some(field) => {
+            let fields = field.list(reader.mistakes).into_iter().enumerate();
+            fields.filter_map(|(number, field)| disk::read(&field, number, reader)).collect()
+        }
         None => Vec::new(),
     };
-    let mistakes = reader.mistakes;
+    let mistakes = &mut *reader.mistakes;
     let memory = fields.get("memory").and_then(|field| {
         field.text_with_unit(mistakes, |text| parse_memory(text, layout::MEMORY_MIN))
     });
@@ -110,7 +116,7 @@ pub(super) fn read(
     let timeout =
         fields.get("timeout").and_then(|field| field.text_with_unit(mistakes, parse_duration));
     VmSpec {
-        name: name.to_owned(),
+        name: reader.scope.name.to_owned(),
         kernel: kernel.unwrap_or(KernelSource::Builtin),
         initrd,
         cmdline: cmdline.unwrap_or_default(),
@@ -167,13 +173,19 @@ fn read_cmdline(fields: &Fields<'_>, builtin: bool, reader: &mut Reader<'_, '_>)
 /// Reports disks that two guests would write, or one would write under another that reads it: the
 /// second to start would find the image locked.
 pub(super) fn refuse_shared_writers(
-    guests: &[Guest],
+    lab: &Lab,
     tables: &[(&str, Field<'_>)],
     mistakes: &mut Collector<'_>,
 ) {
     // By device and inode: the first user's name, and whether one so far writes.
     let mut users: HashMap<(u64, u64), (String, bool)> = HashMap::new();
-    for guest in guests {
+    for disk in &lab.shared_disks {
+        let SharedSource::Path { path, read_only, .. } = &disk.source else { continue };
+        let Ok(file) = fs::metadata(path) else { continue };
+        let name = format!("shared-disk.{}", disk.name);
+        users.insert((file.dev(), file.ino()), (name, !read_only));
+    }
+    for guest in &lab.guests {
         for disk in &guest.spec.disks {
             let Some((path, writes)) = disk.file() else { continue };
             let Ok(file) = fs::metadata(path) else { continue };
@@ -193,8 +205,9 @@ pub(super) fn refuse_shared_writers(
                         path.display(),
                         guest.spec.name
                     ),
-                    "give each guest a file of its own, as in path = \"disk-{index}.img\", \
-                     or set ro = true for all",
+                    "give each guest a file of its own, as in path = \"disk-{index}.img\", set ro = \
+                     true for all, or share it by intent: a table [shared-disk.NAME], and { shared \
+                     = \"NAME\" } in disks",
                 );
             }
             *written |= writes;

@@ -3,7 +3,7 @@
 //! ```text
 //! LAB.toml ─► tree (values with positions, --set laid over)
 //!          ─► schema, guest, disk (every mistake collected) ─► Lab
-//!          ─► supervisor (one process per guest) ─► report (outcomes, expectations, status)
+//!          ─► supervisor (one process per guest and shared disk) ─► report (outcomes, expectations, status)
 //! ```
 //!
 //! [`Lab::read`] reports all mistakes of a file at once and starts nothing; [`supervisor::run`]
@@ -16,17 +16,21 @@ pub mod expectation;
 mod fields;
 mod files;
 mod guest;
+mod guest_process;
 pub mod mistake;
 mod process;
 pub mod report;
 pub mod results;
 mod schema;
+mod server;
+mod shared_disk;
 pub mod sink;
 pub mod supervisor;
 #[cfg(test)]
 mod tests;
 mod tree;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -34,6 +38,7 @@ use std::time::Duration;
 
 use self::expectation::Expectation;
 use self::mistake::{Collector, Mistakes};
+pub use self::shared_disk::{SharedDisk, SharedSource};
 use self::tree::Origin;
 use crate::spec::VmSpec;
 
@@ -49,6 +54,8 @@ pub struct Lab {
     pub name: String,
     /// All guests are stopped when the lab has run this long.
     pub timeout: Option<Duration>,
+    /// The disks that guests share, in the order of the file; names are unique.
+    pub shared_disks: Vec<SharedDisk>,
     /// The guests, in the order of the file; names are unique.
     pub guests: Vec<Guest>,
 }
@@ -60,6 +67,8 @@ pub struct Guest {
     pub spec: VmSpec,
     /// How it should end.
     pub expected: Expectation,
+    /// Which of its disks are shared ones, and their names.
+    pub shared: BTreeMap<usize, String>,
     /// The `[vm.TABLE]` that it comes from.
     pub table: String,
 }

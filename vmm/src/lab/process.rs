@@ -1,18 +1,15 @@
-//! One guest process, from the supervisor's side: start, watch, signal, reap.
+//! A process of a lab, from the supervisor's side: start, watch, signal, reap.
 
 #![expect(unsafe_code, reason = "pre_exec and wait4 have no safe interface")]
 
-use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
@@ -20,43 +17,16 @@ use rustix::process::{
     set_parent_process_death_signal,
 };
 
-use crate::spec::VmSpec;
-
-/// Most bytes that a guest process may say about its outcome.
-const OUTCOME_MAX: usize = 64 << 10;
-
-/// The program that runs one guest.
-///
-/// It gets `--spec FD --outcome FD` after its own arguments. The first descriptor holds the
-/// [`VmSpec`] as JSON, the [`Outcome`](crate::outcome::Outcome) goes to the second as JSON.
-/// Standard output is the guest's console, standard error takes messages about the guest.
-#[derive(Clone, Debug)]
-pub struct GuestCommand {
-    /// The program's file.
-    pub program: PathBuf,
-    /// Arguments before those that every guest gets.
-    pub args: Vec<OsString>,
-}
-
-impl GuestCommand {
-    /// This very program, as `cohort vm`.
-    pub fn this_program() -> GuestCommand {
-        GuestCommand { program: "/proc/self/exe".into(), args: vec!["vm".into()] }
-    }
-}
-
-/// A running guest process. Dropped before it is reaped, it is killed.
+/// A running process. Dropped before it is reaped, it is killed.
 #[derive(Debug)]
-pub(super) struct GuestProcess {
+pub(super) struct Process {
     pid: Pid,
     pidfd: OwnedFd,
-    outcome: File,
-    outcome_text: Vec<u8>,
     messages: File,
     reaped: bool,
 }
 
-/// How a guest process ended, as the host's kernel tells it.
+/// How a process ended, as the host's kernel tells it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Death {
     pub(super) status: ExitStatus,
@@ -65,66 +35,48 @@ pub(super) struct Death {
     pub(super) peak_rss_kib: u64,
 }
 
-impl GuestProcess {
-    /// Starts the process for `spec`, its console going to `console`.
+impl Process {
+    /// Starts a process that reads nothing, writes to `output`, inherits the descriptors
+    /// `inherited` under their numbers here, and whose standard error are its messages.
     ///
-    /// The process dies with the calling thread, so that must live as long as the supervisor.
+    /// It dies with the calling thread, so that must live as long as the supervisor.
     pub(super) fn spawn(
-        command: &GuestCommand,
-        spec: &VmSpec,
-        console: File,
-    ) -> io::Result<GuestProcess> {
-        let mut spec_file = File::from(memfd_create("cohort-spec", MemfdFlags::CLOEXEC)?);
-        spec_file.write_all(&serde_json::to_vec(spec)?)?;
-        spec_file.rewind()?;
-        let (outcome, outcome_writer) = pipe_with(PipeFlags::CLOEXEC)?;
+        mut command: Command,
+        output: impl Into<Stdio>,
+        inherited: Vec<OwnedFd>,
+    ) -> io::Result<Process> {
         let (messages, messages_writer) = pipe_with(PipeFlags::CLOEXEC)?;
-        for reader in [&outcome, &messages] {
-            rustix::io::ioctl_fionbio(reader, true)?;
-        }
-        let mut process = Command::new(&command.program);
-        process
-            // For whoever looks at the process list.
-            .arg0(format!("cohort:{}", spec.name))
-            .args(&command.args)
-            .args(["--spec", &spec_file.as_raw_fd().to_string()])
-            .args(["--outcome", &outcome_writer.as_raw_fd().to_string()])
+        rustix::io::ioctl_fionbio(&messages, true)?;
+        command
             .stdin(Stdio::null())
-            .stdout(console)
+            .stdout(output)
             .stderr(messages_writer)
-            // Its own group: Ctrl-C reaches the supervisor alone, which then stops the guests.
+            // Its own group: Ctrl-C reaches the supervisor alone, which then stops the others.
             .process_group(0);
         let supervisor = getpid();
-        let inherited = (spec_file, outcome_writer);
         let prepare = move || {
             set_parent_process_death_signal(Some(Signal::KILL))?;
             // A supervisor that died before that call sends no signal any more.
             if getppid() != Some(supervisor) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
-            fcntl_setfd(&inherited.0, FdFlags::empty())?;
-            fcntl_setfd(&inherited.1, FdFlags::empty())?;
+            for descriptor in &inherited {
+                fcntl_setfd(descriptor, FdFlags::empty())?;
+            }
             Ok(())
         };
         // SAFETY: the closure makes system calls alone; it neither allocates nor takes locks.
-        unsafe { process.pre_exec(prepare) };
-        let child = process.spawn()?;
-        // `process` holds our copies of what the child inherits, the pipes' writing ends too.
-        drop(process);
+        unsafe { command.pre_exec(prepare) };
+        let child = command.spawn()?;
+        // `command` holds our copies of what the child inherits, the pipes' writing ends too.
+        drop(command);
         let pid = Pid::from_child(&child);
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).inspect_err(|_| {
             let mut child = child;
             let _ = child.kill();
             let _ = child.wait();
         })?;
-        Ok(GuestProcess {
-            pid,
-            pidfd,
-            outcome: outcome.into(),
-            outcome_text: Vec::new(),
-            messages: messages.into(),
-            reaped: false,
-        })
+        Ok(Process { pid, pidfd, messages: messages.into(), reaped: false })
     }
 
     /// Readable when the process has ended.
@@ -173,16 +125,9 @@ impl GuestProcess {
             peak_rss_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0),
         })
     }
-
-    /// What the process said about its outcome, once it has ended.
-    pub(super) fn outcome_text(&mut self) -> &[u8] {
-        let left = OUTCOME_MAX.saturating_sub(self.outcome_text.len());
-        let _ = (&mut self.outcome).take(left as u64).read_to_end(&mut self.outcome_text);
-        &self.outcome_text
-    }
 }
 
-impl Drop for GuestProcess {
+impl Drop for Process {
     fn drop(&mut self) {
         if !self.reaped {
             self.signal(Signal::KILL);

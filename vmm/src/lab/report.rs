@@ -21,8 +21,20 @@ pub struct Report {
     pub interrupted: Option<u8>,
     /// From the first start to the last end, in milliseconds.
     pub wall_ms: u64,
+    /// Shared disks that were not served to the end.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lost_shared_disks: Vec<SharedDiskReport>,
     /// The guests, in the order of the lab file.
     pub guests: Vec<GuestReport>,
+}
+
+/// The report on a shared disk whose server failed.
+#[derive(Clone, Debug, Serialize)]
+pub struct SharedDiskReport {
+    /// Its name.
+    pub name: String,
+    /// What happened.
+    pub detail: String,
 }
 
 /// The report on one guest.

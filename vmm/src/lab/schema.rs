@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use super::expand::Scope;
 use super::expectation::{ENDINGS, Expectation};
 use super::fields::{Field, Fields};
-use super::guest;
+use super::guest::{self, Reader};
 use super::mistake::Collector;
+use super::shared_disk;
 use super::tree::Node;
-use super::{Guest, Lab};
+use super::{Guest, Lab, SharedDisk};
 use crate::units::parse_duration;
 
 /// Most guests that one `count` can make.
@@ -16,7 +18,7 @@ const COUNT_MAX: i64 = 1024;
 
 /// Reads the whole lab; `None` when there was a mistake that left nothing to go on with.
 pub(super) fn read(path: &Path, root: &Node, mistakes: &mut Collector<'_>) -> Option<Lab> {
-    let fields = Fields::of(root, "", &["schema", "lab", "vm", "expect"], mistakes)?;
+    let fields = Fields::of(root, "", &["schema", "lab", "shared-disk", "vm", "expect"], mistakes)?;
     match fields.get("schema") {
         Some(schema) => {
             if let Some(version) = schema.integer(mistakes, i64::MIN, i64::MAX)
@@ -37,6 +39,7 @@ pub(super) fn read(path: &Path, root: &Node, mistakes: &mut Collector<'_>) -> Op
         path: path.to_path_buf(),
         name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         timeout: None,
+        shared_disks: Vec::new(),
         guests: Vec::new(),
     };
     if let Some(field) = fields.get("lab") {
@@ -68,10 +71,15 @@ pub(super) fn read(path: &Path, root: &Node, mistakes: &mut Collector<'_>) -> Op
     }
     let mut makers = HashMap::new();
     let dir = path.parent().unwrap_or(Path::new(""));
-    for (key, field) in &guests {
-        read_guests(key, field, dir, expected, &mut makers, &mut lab.guests, mistakes);
+    if let Some(field) = fields.get("shared-disk") {
+        lab.shared_disks = shared_disk::read(&field, dir, mistakes);
     }
-    guest::refuse_shared_writers(&lab.guests, &guests, mistakes);
+    for (key, field) in &guests {
+        let made =
+            read_guests(key, field, (dir, &lab.shared_disks), expected, &mut makers, mistakes);
+        lab.guests.extend(made);
+    }
+    guest::refuse_shared_writers(&lab, &guests, mistakes);
     Some(lab)
 }
 
@@ -99,18 +107,18 @@ fn read_lab(field: &Field<'_>, lab: &mut Lab, mistakes: &mut Collector<'_>) {
 fn read_guests(
     key: &str,
     field: &Field<'_>,
-    dir: &Path,
+    (dir, shared_disks): (&Path, &[SharedDisk]),
     expected: Expectation,
     makers: &mut HashMap<String, String>,
-    guests: &mut Vec<Guest>,
     mistakes: &mut Collector<'_>,
-) {
+) -> Vec<Guest> {
+    let mut guests = Vec::new();
     if let Some(problem) = name_problem(key) {
         mistakes.add(field.key, &field.path, format!("{key:?} cannot be a guest's name"), problem);
-        return;
+        return guests;
     }
     let Some(fields) = Fields::of(field.node, &field.path, guest::KEYS, mistakes) else {
-        return;
+        return guests;
     };
     let count = match fields.get("count") {
         Some(count) => match count.integer(mistakes, 1, COUNT_MAX) {
@@ -128,7 +136,10 @@ fn read_guests(
         let name = if count.is_some() { format!("{key}-{index}") } else { key.to_owned() };
         let index = u32::try_from(index).unwrap_or(0);
         // Read in any case, for the mistakes in it.
-        let spec = guest::read(&fields, &name, index, dir, mistakes);
+        let scope = Scope { name: &name, index };
+        let mut reader = Reader::new(scope, dir, shared_disks, mistakes);
+        let spec = guest::read(&fields, &mut reader);
+        let shared = reader.shared;
         if let Some(maker) = makers.get(&name) {
             mistakes.add(
                 field.key,
@@ -139,8 +150,9 @@ fn read_guests(
             continue;
         }
         makers.insert(name, key.to_owned());
-        guests.push(Guest { spec, expected, table: key.to_owned() });
+        guests.push(Guest { spec, expected, shared, table: key.to_owned() });
     }
+    guests
 }
 
 fn read_expectation(field: &Field<'_>, mistakes: &mut Collector<'_>) -> Expectation {
@@ -178,7 +190,7 @@ fn read_expectation(field: &Field<'_>, mistakes: &mut Collector<'_>) -> Expectat
 }
 
 /// Why `name` cannot name a lab or a guest, and files after it.
-fn name_problem(name: &str) -> Option<String> {
+pub(super) fn name_problem(name: &str) -> Option<String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
     if name == "lab" {

@@ -10,15 +10,19 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use super::echo::{Follower, Lines};
-pub use super::process::GuestCommand;
-use super::process::{Death, GuestProcess};
-use super::report::{GuestReport, Report};
+pub use super::guest_process::GuestCommand;
+use super::guest_process::GuestProcess;
+use super::process::Death;
+use super::report::{GuestReport, Report, SharedDiskReport};
 use super::results::Results;
+use super::server::{Server, is_readable};
 use super::{Guest, Lab};
 use crate::outcome::{Ending, Outcome, write_json};
 use crate::signals::StopSignals;
+use crate::spec::VmSpec;
 use crate::units::show_duration;
 
 #[cfg(test)]
@@ -45,6 +49,8 @@ pub struct Options {
 enum Stop {
     Signal(u8),
     Timeout,
+    /// A shared disk is not served any more.
+    Server,
 }
 
 enum State {
@@ -54,7 +60,7 @@ enum State {
 }
 
 struct Running {
-    process: GuestProcess,
+    guest: GuestProcess,
     started: Instant,
     messages: Lines,
     /// No more messages will come.
@@ -69,6 +75,12 @@ struct Supervisor<'a> {
     results: &'a Results,
     messages: &'a mut dyn Write,
     states: Vec<State>,
+    /// What serves the shared disks; guests start when all of them do.
+    servers: Vec<Server>,
+    /// What went wrong with servers.
+    lost: Vec<SharedDiskReport>,
+    /// Where the servers' sockets are.
+    sockets: TempDir,
     stop: Option<Stop>,
 }
 
@@ -87,7 +99,12 @@ pub fn run(
     let started = Instant::now();
     let deadline = lab.timeout.and_then(|timeout| started.checked_add(timeout));
     let states = lab.guests.iter().map(|_| State::Waiting).collect();
-    let mut supervisor = Supervisor { lab, options, results, messages, states, stop: None };
+    // Short, as paths of sockets must be.
+    let sockets = tempfile::Builder::new().prefix("cohort-lab-").tempdir()?;
+    let (servers, lost) = (Vec::new(), Vec::new());
+    let mut supervisor =
+        Supervisor { lab, options, results, messages, states, servers, lost, sockets, stop: None };
+    supervisor.start_servers();
     let mut behind = false;
     loop {
         supervisor.start_waiting();
@@ -111,16 +128,73 @@ pub fn run(
         }
         behind = supervisor.attend();
     }
+    supervisor.stop_servers();
     supervisor.report(started)
 }
 
 impl Supervisor<'_> {
+    /// Starts the server of every shared disk that some guest asks for.
+    fn start_servers(&mut self) {
+        let asked = |name: &str| {
+            self.lab.guests.iter().any(|guest| guest.shared.values().any(|of| of == name))
+        };
+        for disk in self.lab.shared_disks.iter().filter(|disk| asked(&disk.name)) {
+            let args = disk.command(self.lab, self.sockets.path());
+            let program = &self.options.command.program;
+            let started = match disk.create() {
+                Ok(()) => Server::spawn(program, &disk.name, &args)
+                    .map_err(|error| format!("its server cannot be started: {error}")),
+                Err(error) => Err(format!("it cannot be made: {error}")),
+            };
+            match started {
+                Ok(server) => self.servers.push(server),
+                Err(detail) => {
+                    self.lost.push(SharedDiskReport { name: disk.name.clone(), detail });
+                    self.stop.get_or_insert(Stop::Server);
+                }
+            }
+        }
+    }
+
+    /// Attends to servers: without one of them, the guests are stopped.
+    fn attend_servers(&mut self) {
+        let mut index = 0;
+        while let Some(server) = self.servers.get_mut(index) {
+            match server.attend(self.messages) {
+                None => index += 1,
+                Some(how) => {
+                    let detail = format!("its server {how}");
+                    let name = server.name().to_owned();
+                    self.lost.push(SharedDiskReport { name, detail });
+                    self.servers.remove(index);
+                    if self.stop.is_none() {
+                        self.stop(Stop::Server);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ends the servers, once no guest needs them.
+    fn stop_servers(&mut self) {
+        for server in std::mem::take(&mut self.servers) {
+            let name = server.name().to_owned();
+            if let Some(how) = server.stop(self.messages) {
+                self.lost.push(SharedDiskReport { name, detail: format!("its server {how}") });
+            }
+        }
+    }
+
     /// Starts guests while there is room for them.
     fn start_waiting(&mut self) {
-        let limit = self.options.jobs.unwrap_or(usize::MAX);
+        let limit = match self.servers.iter().all(Server::is_ready) {
+            true => self.options.jobs.unwrap_or(usize::MAX),
+            false => 0,
+        };
         let mut running =
             self.states.iter().filter(|state| matches!(state, State::Running(_))).count();
-        for (guest, state) in self.lab.guests.iter().zip(&mut self.states) {
+        for (at, state) in self.states.iter_mut().enumerate() {
+            let guest = &self.lab.guests[at];
             if !matches!(state, State::Waiting) {
                 continue;
             }
@@ -130,7 +204,8 @@ impl Supervisor<'_> {
                     ..Outcome::new(&guest.spec.name, ending(stop))
                 });
             } else if running < limit {
-                *state = start(guest, self.options, self.results);
+                let spec = self.lab.spec_with_sockets(at, self.sockets.path());
+                *state = start(&spec, self.options, self.results);
                 running += usize::from(matches!(state, State::Running(_)));
             }
         }
@@ -151,10 +226,12 @@ impl Supervisor<'_> {
     /// Sleeps until something happens, at most until `wake`.
     fn wait(&self, signals: &StopSignals, wake: Option<Instant>) -> io::Result<()> {
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
+        let of_servers = self.servers.iter().flat_map(Server::fds);
+        fds.extend(of_servers.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         for running in self.running() {
-            fds.push(PollFd::from_borrowed_fd(running.process.end(), PollFlags::IN));
+            fds.push(PollFd::from_borrowed_fd(running.guest.process.end(), PollFlags::IN));
             if !running.silent {
-                fds.push(PollFd::from_borrowed_fd(running.process.messages(), PollFlags::IN));
+                fds.push(PollFd::from_borrowed_fd(running.guest.process.messages(), PollFlags::IN));
             }
         }
         let timeout = wake.map(|at| {
@@ -179,7 +256,7 @@ impl Supervisor<'_> {
             if again {
                 running.kill_at = Some(now);
             } else {
-                running.process.signal(Signal::TERM);
+                running.guest.process.signal(Signal::TERM);
                 running.kill_at = now.checked_add(GRACE);
             }
         }
@@ -188,6 +265,7 @@ impl Supervisor<'_> {
     /// Passes on what guests wrote, kills those that do not stop, reaps those that have ended.
     /// Says whether there is more to pass on.
     fn attend(&mut self) -> bool {
+        self.attend_servers();
         let now = Instant::now();
         let mut behind = false;
         for (guest, state) in self.lab.guests.iter().zip(&mut self.states) {
@@ -196,13 +274,13 @@ impl Supervisor<'_> {
                 behind |= console.advance(self.messages);
             }
             if running.kill_at.is_some_and(|at| at <= now) {
-                running.process.signal(Signal::KILL);
+                running.guest.process.signal(Signal::KILL);
                 running.kill_at = None;
             }
-            let ended = readable(running.process.end());
+            let ended = is_readable(running.guest.process.end());
             // A pipe that is readable and empty has no writer any more.
-            if !running.silent && readable(running.process.messages()) {
-                let text = running.process.take_messages();
+            if !running.silent && is_readable(running.guest.process.messages()) {
+                let text = running.guest.process.take_messages();
                 running.silent = text.is_empty();
                 running.messages.feed(&text, self.messages);
             }
@@ -229,6 +307,7 @@ impl Supervisor<'_> {
         };
         let status = match interrupted {
             Some(signal) => 128u8.saturating_add(signal),
+            None if !self.lost.is_empty() => 125,
             None => Report::exit_status(&guests),
         };
         let report = Report {
@@ -237,6 +316,7 @@ impl Supervisor<'_> {
             status,
             interrupted,
             wall_ms: millis(started.elapsed()),
+            lost_shared_disks: self.lost,
             guests,
         };
         write_json(&self.results.report(), &report)?;
@@ -245,8 +325,8 @@ impl Supervisor<'_> {
 }
 
 /// Starts one guest; a failure to start is its outcome.
-fn start(guest: &Guest, options: &Options, results: &Results) -> State {
-    let name = &guest.spec.name;
+fn start(spec: &VmSpec, options: &Options, results: &Results) -> State {
+    let name = &spec.name;
     let path = results.console(name);
     let failed = |what: &str, error: io::Error| {
         State::Ended(Outcome::vmm_error(name, format!("{what}: {error}"), None))
@@ -258,9 +338,9 @@ fn start(guest: &Guest, options: &Options, results: &Results) -> State {
     let follower =
         if options.echo { Follower::open(&path, format!("{name}| ")).ok() } else { None };
     let started = Instant::now();
-    match GuestProcess::spawn(&options.command, &guest.spec, console) {
-        Ok(process) => State::Running(Box::new(Running {
-            process,
+    match GuestProcess::spawn(&options.command, spec, console) {
+        Ok(guest) => State::Running(Box::new(Running {
+            guest,
             started,
             messages: Lines::new(format!("{name}: ")),
             silent: false,
@@ -279,14 +359,14 @@ fn finish(
     messages: &mut dyn Write,
 ) -> Outcome {
     let name = &guest.spec.name;
-    let death = running.process.reap();
-    let text = running.process.take_messages();
+    let death = running.guest.process.reap();
+    let text = running.guest.process.take_messages();
     running.messages.feed(&text, messages);
     running.messages.finish(messages);
     if let Some(console) = running.console.take() {
         console.finish(messages);
     }
-    let said = serde_json::from_slice::<Outcome>(running.process.outcome_text());
+    let said = serde_json::from_slice::<Outcome>(running.guest.outcome_text());
     let mut outcome = match (said, death) {
         (Ok(outcome), _) => Outcome { name: name.clone(), ..outcome },
         (Err(_), Ok(death)) => Outcome {
@@ -310,6 +390,7 @@ fn finish(
         outcome.detail = Some(match stop {
             Stop::Signal(signal) => format!("the lab was stopped by signal {signal}"),
             Stop::Timeout => "the lab's timeout stopped it".into(),
+            Stop::Server => "a shared disk was lost".into(),
         });
     }
     outcome
@@ -341,12 +422,8 @@ fn ending(stop: Stop) -> Ending {
     match stop {
         Stop::Signal(signal) => Ending::Signaled { signal },
         Stop::Timeout => Ending::Timeout,
+        Stop::Server => Ending::VmmError,
     }
-}
-
-fn readable(fd: std::os::fd::BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
-    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -64,6 +64,26 @@ pub enum ControlError {
     /// It says no.
     #[error("{0}")]
     Refused(String),
+    /// It cannot be made.
+    #[error("cannot listen on the control socket {}", path.display())]
+    Listen {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl ControlError {
+    /// What to do about it, where there is something.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            ControlError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
+                Some("another server listens there, or was killed: remove the socket then".into())
+            }
+            _ => None,
+        }
+    }
 }
 
 /// What names of control sockets begin with.
@@ -154,6 +174,25 @@ pub struct Control {
 }
 
 impl Control {
+    /// Listens at `path`, or where this process has its own; `serve` answers.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn open(
+        path: Option<&Path>,
+        serve: impl Fn(Request) -> Answer + Send + 'static,
+    ) -> Result<Control, ControlError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            |source| ControlError::Listen { path, source }
+        };
+        let path = match path {
+            Some(path) => path.to_owned(),
+            None => own_path().map_err(failed(Path::new("of this user")))?,
+        };
+        Control::listen(&path, serve).map_err(failed(&path))
+    }
+
     /// Listens at `path`; `serve` answers.
     ///
     /// # Errors

@@ -9,11 +9,13 @@ use storage::iscsi::{
     BadName, ChapSecrets, IscsiName, SecretsError, Server, ServerError, ServerLimits, ServerOptions,
 };
 use storage::reservation::{Store, StoreError};
-use storage::scsi::{Target, TargetError, UnitOptions};
+use storage::scsi::{LocalInitiator, Target, TargetError, UnitOptions};
 use storage::tools::ToolError;
 use storage::{Disk, DiskError};
 
-use super::control::{self, Answer, Control, Request};
+use super::control::{Answer, Control, ControlError, Request};
+use super::socket::SocketSpec;
+use super::sockets::{SocketError, Sockets};
 use crate::spec::{DiskSource, DiskSpec};
 
 /// What to serve, and where.
@@ -23,6 +25,10 @@ pub struct Order {
     pub disks: Vec<DiskSpec>,
     /// Addresses for iSCSI.
     pub iscsi: Vec<SocketAddr>,
+    /// Sockets for guests on this host, each of which finds all disks behind a SCSI host.
+    pub scsi: Vec<SocketSpec>,
+    /// Sockets for guests on this host, each of which finds one disk.
+    pub blk: Vec<SocketSpec>,
     /// The target's name; without one, it is made of the first disk's.
     pub iqn: Option<IscsiName>,
     /// The file of CHAP names and secrets; without one, everyone who can connect is served.
@@ -60,14 +66,12 @@ pub enum ServeError {
     /// Nobody can connect.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// A guest on this host cannot connect.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// There is no control socket.
-    #[error("cannot listen on the control socket {}", path.display())]
-    Control {
-        /// Where.
-        path: PathBuf,
-        /// What the kernel said.
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// A disk was not left in order.
     #[error("LUN {lun} was not closed in order")]
     Close {
@@ -85,11 +89,8 @@ impl ServeError {
             ServeError::Disk { source, .. } => source.help(),
             ServeError::Secrets(error) => error.help(),
             ServeError::Store(error) => error.help(),
-            ServeError::Control { source, .. }
-                if source.kind() == std::io::ErrorKind::AddrInUse =>
-            {
-                Some("another server listens there, or was killed: remove the socket then".into())
-            }
+            ServeError::Socket(error) => error.help(),
+            ServeError::Control(error) => error.help(),
             _ => None,
         }
     }
@@ -97,9 +98,10 @@ impl ServeError {
 
 /// A server at work.
 pub struct Serving {
-    // Ended in this order: nobody asks any more, sessions end, disks are closed.
+    // Ended in this order: nobody asks any more, guests and sessions end, disks are closed.
     control: Control,
-    server: Arc<Server>,
+    sockets: Arc<Sockets>,
+    server: Option<Arc<Server>>,
     disks: Vec<Disk>,
     urls: Vec<String>,
 }
@@ -124,23 +126,36 @@ impl Serving {
             units.push(UnitOptions { disk, identity, reservations: kept.unwrap_or_default() });
         }
         let target = Target::new(units, store)?;
-        let iqn = order.iqn.clone().map_or_else(|| name_of(named), Ok)?;
-        let chap = order.chap.as_ref().map(|file| ChapSecrets::read(file, &iqn)).transpose()?;
-        let (addresses, limits) = (order.iscsi.clone(), ServerLimits::default());
-        let options = ServerOptions { addresses, iqn, chap, limits };
-        let server = Arc::new(Server::bind(target.clone(), options)?);
-        let urls = server.addresses().iter().flat_map(|address| {
-            let iqn = server.iqn();
-            (0..disks.len()).map(move |lun| format!("iscsi://{address}/{iqn}/{lun}"))
+        let server = serve_iscsi(order, named, &target)?;
+        let mut sockets = Sockets::default();
+        for spec in &order.scsi {
+            let nexus = target.nexus(spec.guest.port().clone());
+            sockets.add_scsi(spec, Arc::new(LocalInitiator::new(target.clone(), nexus)))?;
+        }
+        for spec in &order.blk {
+            sockets.add_blk(spec, &target)?;
+        }
+        let sockets = Arc::new(sockets);
+        let urls = server.iter().flat_map(|server| {
+            server.addresses().iter().flat_map(|address| {
+                let iqn = server.iqn();
+                (0..disks.len()).map(move |lun| format!("iscsi://{address}/{iqn}/{lun}"))
+            })
         });
         let urls = urls.collect();
-        let control = listen(order.control.as_deref(), target, Arc::clone(&server))?;
-        Ok(Serving { control, server, disks, urls })
+        let known = (target, Arc::clone(&sockets), server.clone());
+        let control = listen(order.control.as_deref(), known)?;
+        Ok(Serving { control, sockets, server, disks, urls })
     }
 
     /// Where each logical unit is found, one address after the other.
     pub fn urls(&self) -> &[String] {
         &self.urls
+    }
+
+    /// The sockets for guests on this host.
+    pub fn sockets(&self) -> impl Iterator<Item = &Path> {
+        self.sockets.paths()
     }
 
     /// The control socket.
@@ -153,9 +168,12 @@ impl Serving {
     /// # Errors
     /// A disk could not be left in order.
     pub fn stop(self) -> Result<(), ServeError> {
-        let Serving { control, server, disks, .. } = self;
+        let Serving { control, sockets, server, disks, .. } = self;
         drop(control);
-        server.stop();
+        drop(sockets);
+        if let Some(server) = server {
+            server.stop();
+        }
         let close = |(lun, disk): (usize, &Disk)| {
             disk.close().map_err(|source| ServeError::Close { lun, source })
         };
@@ -163,22 +181,34 @@ impl Serving {
     }
 }
 
+/// Listens for sessions, if there is an address to listen on.
+fn serve_iscsi(
+    order: &Order,
+    named: Option<&Path>,
+    target: &Target,
+) -> Result<Option<Arc<Server>>, ServeError> {
+    if order.iscsi.is_empty() {
+        return Ok(None);
+    }
+    let iqn = order.iqn.clone().map_or_else(|| name_of(named), Ok)?;
+    let chap = order.chap.as_ref().map(|file| ChapSecrets::read(file, &iqn)).transpose()?;
+    let (addresses, limits) = (order.iscsi.clone(), ServerLimits::default());
+    let options = ServerOptions { addresses, iqn, chap, limits };
+    Ok(Some(Arc::new(Server::bind(target.clone(), options)?)))
+}
+
 /// Lets operators see and clear what there is.
-fn listen(path: Option<&Path>, target: Target, server: Arc<Server>) -> Result<Control, ServeError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        |source| ServeError::Control { path, source }
-    };
-    let path = match path {
-        Some(path) => path.to_owned(),
-        None => control::own_path().map_err(failed(Path::new("of this user")))?,
-    };
+fn listen(
+    path: Option<&Path>,
+    (target, sockets, server): (Target, Arc<Sockets>, Option<Arc<Server>>),
+) -> Result<Control, ControlError> {
     let answer = move |request| match request {
         Request::Status => Answer::Done(serde_json::json!({
-            "iqn": server.iqn().as_str(),
-            "addresses": server.addresses(),
+            "iqn": server.as_ref().map(|server| server.iqn().as_str()),
+            "addresses": server.as_ref().map(|server| server.addresses()),
             "target": target.status(),
-            "sessions": server.sessions(),
+            "sockets": sockets.status(),
+            "sessions": server.as_ref().map(|server| server.sessions()).unwrap_or_default(),
         })),
         Request::Clear { lun } => match target.clear_reservations(lun) {
             Ok(()) => {
@@ -188,7 +218,7 @@ fn listen(path: Option<&Path>, target: Target, server: Arc<Server>) -> Result<Co
             Err(error) => Answer::Failed(format!("{:#}", anyhow::Error::new(error))),
         },
     };
-    Control::listen(&path, answer).map_err(failed(&path))
+    Control::open(path, answer)
 }
 
 fn path_of(disk: &DiskSpec) -> Option<&Path> {

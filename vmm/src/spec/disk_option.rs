@@ -219,7 +219,7 @@ pub(crate) fn format(value: &str) -> Result<Format, DiskOptionError> {
 }
 
 /// Reads what a vhost-user back end is for.
-fn vhost_user_kind(value: &str) -> Result<VhostUserKind, DiskOptionError> {
+pub(crate) fn vhost_user_kind(value: &str) -> Result<VhostUserKind, DiskOptionError> {
     match value {
         "blk" => Ok(VhostUserKind::Blk),
         "scsi" => Ok(VhostUserKind::Scsi),

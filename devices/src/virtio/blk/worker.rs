@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use memshare::GuestMemory;
-use storage::{
-    Answer, Buffers, DiskRange, DiskRequest, IoError, Operation, Owner, RequestQueue,
-};
+use storage::{Answer, Buffers, DiskRange, DiskRequest, IoError, Operation, Owner, RequestQueue};
 
 use super::request::{self, Facts, Reply, Status, Work};
 use crate::limited::warn_limited;

@@ -160,11 +160,7 @@ impl Serve for Control {
 
 /// Parses the request in `chain`. `owner` keeps `memory` mapped. An error means that the chain is
 /// none a driver may make.
-fn parse(
-    chain: &Chain,
-    memory: &GuestMemory,
-    owner: &Owner,
-) -> Result<(Space, Work), RingError> {
+fn parse(chain: &Chain, memory: &GuestMemory, owner: &Owner) -> Result<(Space, Work), RingError> {
     let parts = Parts::new(chain, memory, owner);
     let mut request = [0; TMF_LEN];
     parts.read(0, &mut request)?;

@@ -99,10 +99,7 @@ fn what_a_disk_refuses_is_refused() {
     let mut queue = queue(&target, "a");
     assert!(matches!(read(&mut queue, SIZE, BLOCK), Err(IoError::OutOfRange { .. })));
     assert!(matches!(read(&mut queue, 0, 100), Err(IoError::Misaligned { .. })));
-    assert!(matches!(
-        bare(&mut queue, Operation::Read, 0, 512),
-        Err(IoError::BufferLength { .. })
-    ));
+    assert!(matches!(bare(&mut queue, Operation::Read, 0, 512), Err(IoError::BufferLength { .. })));
     let medium = medium(&target, "a");
     assert_eq!((medium.size().get(), medium.logical_block_size()), (SIZE, 512));
     let nexus = nexus(&target, "b");

@@ -1,9 +1,11 @@
 //! `cohort shared-disk serve`.
 
+use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cohort::shared_disk::SocketSpec;
 use cohort::shared_disk::serve::{Order, ServeError, Serving};
 use cohort::signals::StopSignals;
 use cohort::spec::{DiskSource, DiskSpec};
@@ -26,8 +28,22 @@ pub(super) struct Args {
     #[arg(required = true, value_name = "PATH[,OPTION]...", value_parser = disk)]
     disks: Vec<DiskSpec>,
     /// Serve iSCSI on this address; can be given several times. Port 0 is any that is free
-    #[arg(long, required = true, value_name = "ADDRESS[:PORT]", value_parser = address)]
+    #[arg(
+        long,
+        required_unless_present_any = ["vhost_user_scsi", "vhost_user_blk"],
+        value_name = "ADDRESS[:PORT]",
+        value_parser = address
+    )]
     iscsi: Vec<SocketAddr>,
+    /// Serve a guest on this host by a Unix socket, all disks behind a SCSI host (cohort run --disk
+    /// vhost-user=SOCK,kind=scsi); once for each guest. Reservations belong to the initiator, which
+    /// is named after the socket unless told otherwise
+    #[arg(long, value_name = "SOCK[,initiator=NAME]")]
+    vhost_user_scsi: Vec<SocketSpec>,
+    /// Serve a guest on this host by a Unix socket, one disk as a block device (cohort run --disk
+    /// vhost-user=SOCK,kind=blk) [default: lun=0]
+    #[arg(long, value_name = "SOCK[,lun=N][,initiator=NAME]")]
+    vhost_user_blk: Vec<SocketSpec>,
     /// The target's name [default: iqn.2026-11.cohort: and the first disk's name]
     #[arg(long, value_name = "NAME", value_parser = name)]
     iqn: Option<IscsiName>,
@@ -68,7 +84,8 @@ fn name(text: &str) -> Result<IscsiName, String> {
 
 pub(super) fn main(args: Args) -> Done {
     let signals = StopSignals::block().map_err(Failure::host)?;
-    let Args { disks, iscsi, iqn, chap, state, control, json } = args;
+    let Args { disks, iscsi, vhost_user_scsi, vhost_user_blk, iqn, chap, state, control, json } =
+        args;
     for address in iscsi.iter().filter(|address| !address.ip().is_loopback()) {
         let everyone = match chap {
             Some(_) => "who knows a secret",
@@ -79,14 +96,25 @@ pub(super) fn main(args: Args) -> Done {
              encrypted\n"
         ));
     }
-    let order = Order { disks, iscsi, iqn, chap, state, control };
+    let (scsi, blk) = (vhost_user_scsi, vhost_user_blk);
+    let order = Order { disks, iscsi, scsi, blk, iqn, chap, state, control };
     let serving = Serving::start(&order).map_err(failed)?;
     if json {
         let control = serving.control().display().to_string();
-        print_json(&serde_json::json!({ "urls": serving.urls(), "control": control }))?;
+        let sockets: Vec<_> = serving.sockets().map(|path| path.display().to_string()).collect();
+        print_json(&serde_json::json!({
+            "urls": serving.urls(), "sockets": sockets, "control": control
+        }))?;
     } else {
-        let control = serving.control().display();
-        print(&format!("ready\n{}\ncontrol: {control}\n", serving.urls().join("\n")))?;
+        let mut text = "ready\n".to_owned();
+        for url in serving.urls() {
+            let _ = writeln!(text, "{url}");
+        }
+        for socket in serving.sockets() {
+            let _ = writeln!(text, "vhost-user: {}", socket.display());
+        }
+        let _ = writeln!(text, "control: {}", serving.control().display());
+        print(&text)?;
     }
     let signal = wait(&signals)?;
     serving.stop().map_err(failed)?;
@@ -94,7 +122,7 @@ pub(super) fn main(args: Args) -> Done {
 }
 
 /// Waits for the signal to stop.
-fn wait(signals: &StopSignals) -> Result<u8, Failure> {
+pub(super) fn wait(signals: &StopSignals) -> Result<u8, Failure> {
     loop {
         match poll(&mut [PollFd::new(signals, PollFlags::IN)], None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -112,7 +140,8 @@ fn failed(error: ServeError) -> Failure {
     let status = match &error {
         ServeError::Disk { source, .. } => source.chain().map_or(2, storage::ChainError::status),
         ServeError::Store(_) | ServeError::Secrets(_) | ServeError::Name(_) => 2,
-        ServeError::Server(_) | ServeError::Target(_) | ServeError::Control { .. } => 2,
+        ServeError::Server(_) | ServeError::Target(_) | ServeError::Control(_) => 2,
+        ServeError::Socket(_) => 2,
         _ => 125,
     };
     let help = error.help();

@@ -43,7 +43,13 @@ fn kind(code: u64) -> &'static str {
 }
 
 fn text(status: &Value) -> String {
-    let mut text = format!("{}\n", word(&status["iqn"]));
+    let mut text = String::new();
+    for remote in array(&status["remotes"]) {
+        let _ = writeln!(text, "{}", word(&remote["url"]));
+    }
+    if let Some(iqn) = status["iqn"].as_str() {
+        let _ = writeln!(text, "{iqn}");
+    }
     let mut line = |depth: usize, what: &str| {
         let _ = writeln!(text, "{}{}", "  ".repeat(depth), what.replace('\n', "\u{fffd}"));
     };
@@ -65,6 +71,35 @@ fn text(status: &Value) -> String {
             let key = registration["key"].as_u64().unwrap_or_default();
             line(3, &format!("key {key:#018x}  {}", word(&registration["port"])));
         }
+    }
+    for remote in array(&status["remotes"]) {
+        let state = if remote["connected"] == true { "connected" } else { "lost" };
+        let mut about = format!(
+            "session with {}: {state} for {} s, {} reconnects, {} commands, {} bytes received, {} sent",
+            word(&remote["peer"]),
+            remote["seconds"],
+            remote["reconnects"],
+            remote["commands"],
+            remote["received"],
+            remote["sent"],
+        );
+        if let Some(error) = remote["last_error"].as_str() {
+            about += &format!("; last lost because {error}");
+        }
+        line(1, &about);
+    }
+    for socket in array(&status["sockets"]) {
+        let used = match socket["pid"].as_u64() {
+            _ if socket["connected"] != true => "not connected".to_owned(),
+            Some(pid) => format!("process {pid} is connected"),
+            None => "connected".to_owned(),
+        };
+        let what = match socket["lun"].as_u64() {
+            Some(lun) => format!("block device on LUN {lun}"),
+            None => "SCSI host".to_owned(),
+        };
+        let (path, initiator) = (word(&socket["path"]), word(&socket["initiator"]));
+        line(1, &format!("{path}: {what} of {initiator}, {used}"));
     }
     for session in array(&status["sessions"]) {
         let kind = if session["discovery"] == true { "discovery " } else { "" };

@@ -11,7 +11,9 @@ fn there_is_one_target_with_its_units() {
     let mut luns = [0; 12];
     (luns[0], luns[9]) = (0xa0, 64);
     let inquiry = [0x12, 0, 0, 0, 36, 0];
-    for lun in [[1, 1, 0, 0, 0, 0, 0, 0], [0; 8], [1, 255, 0, 0, 0, 0, 0, 0], [0xC1, 2, 0, 0, 0, 0, 0, 0]] {
+    for lun in
+        [[1, 1, 0, 0, 0, 0, 0, 0], [0; 8], [1, 255, 0, 0, 0, 0, 0, 0], [0xC1, 2, 0, 0, 0, 0, 0, 0]]
+    {
         let got = host.run_at((2, lun), &inquiry, &[], 36);
         assert_eq!((got.response, got.residual, got.status), (BAD_TARGET, 36, 0));
         assert_eq!(got.data, [UNTOUCHED; 36]);
