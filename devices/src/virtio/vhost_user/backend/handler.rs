@@ -119,7 +119,7 @@ impl VhostUserBackendReqHandlerMut for Session {
                 mapped.push((place, Arc::new(mapping)));
             }
             let regions = Regions::new(mapped)?;
-            session.change(true, |session| session.regions = regions)?;
+            session.change_memory(regions)?;
             Ok(None)
         })
     }
@@ -158,6 +158,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             session.change(matters, |session| {
                 if let Some(ring) = session.rings.get_mut(at) {
                     ring.addresses = addresses;
+                    ring.stalled = false;
                 }
             })
         })
@@ -197,6 +198,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             session.change(matters, |session| {
                 if let Some(ring) = session.rings.get_mut(at) {
                     ring.kick = Some(kick);
+                    ring.stalled = false;
                 }
             })
         })
@@ -321,7 +323,7 @@ impl VhostUserBackendReqHandlerMut for Session {
             session.regions.permit(&[place])?;
             let mapping = fds::map(fd, region.mmap_offset, place.len, place.guest)?;
             let regions = session.regions.with(place, mapping)?;
-            session.change(true, |session| session.regions = regions)?;
+            session.change_memory(regions)?;
             Ok(None)
         })
     }
@@ -329,7 +331,7 @@ impl VhostUserBackendReqHandlerMut for Session {
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
         self.answer(|session| {
             let regions = session.regions.without(place(region))?;
-            session.change(true, |session| session.regions = regions)
+            session.change_memory(regions)
         })
     }
 

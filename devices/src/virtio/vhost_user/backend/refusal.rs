@@ -58,6 +58,18 @@ pub(super) enum Refusal {
     Start(#[source] ActivateError),
 }
 
+impl Refusal {
+    /// Whether it is about something that is not in the front end's memory.
+    pub(super) fn is_of_memory(&self) -> bool {
+        let placement = |source: &RingError| matches!(source, RingError::Placement { .. });
+        match self {
+            Refusal::NoMemory(_) | Refusal::NoRegion => true,
+            Refusal::Queue { source, .. } => placement(source),
+            _ => false,
+        }
+    }
+}
+
 impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Error {
         Error::ReqHandlerError(io::Error::other(refusal))

@@ -20,6 +20,8 @@ pub(super) struct Ring {
     /// Signalled by the driver. The queue is started while there is one.
     pub(super) kick: Option<EventFd>,
     pub(super) enabled: bool,
+    /// It is not in memory at the moment: a front end that moves a region takes it away first.
+    pub(super) stalled: bool,
     /// The device works on it.
     pub(super) running: bool,
 }
@@ -35,7 +37,15 @@ pub(super) struct Addresses {
 impl Ring {
     /// A queue of which nothing is known.
     pub(super) fn new() -> Ring {
-        Ring { size: 0, addresses: None, base: 0, kick: None, enabled: false, running: false }
+        Ring {
+            size: 0,
+            addresses: None,
+            base: 0,
+            kick: None,
+            enabled: false,
+            stalled: false,
+            running: false,
+        }
     }
 
     /// The queue as a device takes it, which goes on where it was left.

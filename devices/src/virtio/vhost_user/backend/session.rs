@@ -99,7 +99,8 @@ impl Session {
 
     /// Whether the front end wants the device to work on `ring`.
     fn wants(&self, ring: &Ring) -> bool {
-        ring.kick.is_some() && (ring.enabled || self.features & PROTOCOL_FEATURES == 0)
+        let started = ring.kick.is_some() && !ring.stalled;
+        started && (ring.enabled || self.features & PROTOCOL_FEATURES == 0)
     }
 
     /// Does `change` while no queue is at work, if it matters to one that is.
@@ -116,13 +117,27 @@ impl Session {
         self.apply()
     }
 
+    /// Replaces memory. Queues that are not in it rest until they are again.
+    pub(super) fn change_memory(&mut self, regions: Regions) -> Result<(), Refusal> {
+        self.halt();
+        self.regions = regions;
+        for ring in &mut self.rings {
+            ring.stalled = false;
+        }
+        self.apply_as(true)
+    }
+
     /// Brings what runs in line with what the front end wants.
     pub(super) fn apply(&mut self) -> Result<(), Refusal> {
+        self.apply_as(false)
+    }
+
+    fn apply_as(&mut self, memory_moves: bool) -> Result<(), Refusal> {
         if self.rings.iter().all(|ring| ring.running == self.wants(ring)) {
             return Ok(());
         }
         self.halt();
-        let result = self.run();
+        let result = self.run(memory_moves);
         (self.on_change)(self.rings.iter().filter(|ring| ring.running).count());
         result
     }
@@ -144,7 +159,7 @@ impl Session {
 
     /// Starts the device with the queues that are to run. One that cannot is as if it had not
     /// been started; the first such fault is returned.
-    fn run(&mut self) -> Result<(), Refusal> {
+    fn run(&mut self, memory_moves: bool) -> Result<(), Refusal> {
         let mut fault = None;
         let mut queues = Vec::new();
         let event_idx = self.features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
@@ -157,6 +172,11 @@ impl Session {
             });
             match started {
                 Ok(queue) => queues.push(queue),
+                Err(error) if memory_moves && error.is_of_memory() => {
+                    if let Some(ring) = self.rings.get_mut(at) {
+                        ring.stalled = true;
+                    }
+                }
                 Err(error) => {
                     fault.get_or_insert(error);
                     if let Some(ring) = self.rings.get_mut(at) {

@@ -5,6 +5,7 @@ mod sockets;
 
 use std::sync::atomic::Ordering;
 
+use vhost::vhost_user::VhostUserFrontend;
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_CONFIG_WCE;
 
 use front_end::{FrontEnd, Server, config_byte, eventually, set_config_byte};
@@ -55,6 +56,21 @@ fn memory_may_change_while_queues_are_at_work() {
     assert_eq!(front.read(0, 0), (0, 1));
     front.add_and_remove_memory();
     assert_eq!(front.read(0, 0), (0, 1));
+}
+
+#[test]
+fn a_queue_rests_while_its_memory_is_moved() {
+    let server = Server::new(1);
+    let mut front = FrontEnd::new(&server, 1, 16);
+    front.start_all();
+    assert_eq!(front.write(0, 0, 1), 0);
+    let region = front.region();
+    front.connection.remove_mem_region(&region).unwrap();
+    assert_eq!(server.back_end.status().queues_started, 0);
+    let waiting = front.send_read(0, 0);
+    front.connection.add_mem_region(&region).unwrap();
+    assert_eq!(front.drivers[0].await_used().0, waiting);
+    assert_eq!(server.back_end.status().queues_started, 1);
 }
 
 #[test]
