@@ -1,5 +1,6 @@
 //! Virtio devices (Virtual I/O Device specification 1.3): what a device is ([`VirtioDevice`]),
-//! its [`queue`]s, and the [`pci`] transport that shows it to a guest.
+//! its [`queue`]s, the [`pci`] transport that shows it to a guest, and [`vhost_user`] for guests
+//! of other processes.
 
 pub mod blk;
 pub mod console;

@@ -29,6 +29,7 @@ pub(super) fn eventfd(file: File) -> Result<EventFd, Refusal> {
     if !link.is_ok_and(|link| link.as_os_str() == EVENTFD) {
         return Err(Refusal::NotEventFd);
     }
+    keep_private(&file)?;
     unblock(file.as_fd()).map_err(|source| Refusal::Host { what: "set up an eventfd", source })?;
     // SAFETY: the descriptor is open, an eventfd, and given up by `file`.
     Ok(unsafe { EventFd::from_raw_fd(file.into_raw_fd()) })
@@ -38,6 +39,12 @@ pub(super) fn eventfd(file: File) -> Result<EventFd, Refusal> {
 pub(super) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: it is open for as long as `event` is borrowed.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}
+
+/// Keeps what was received out of programs that this one runs.
+fn keep_private(file: &File) -> Result<(), Refusal> {
+    let kept = rustix::io::fcntl_setfd(file, rustix::io::FdFlags::CLOEXEC);
+    kept.map_err(|error| Refusal::Host { what: "keep a descriptor private", source: error.into() })
 }
 
 /// Makes `fd` non-blocking; whether it was blocking.
@@ -73,6 +80,7 @@ pub(super) fn map(
     if kind.is_ok_and(|kind| kind == HUGETLBFS_MAGIC) {
         return Err(Refusal::HugePages);
     }
+    keep_private(&file)?;
     let host = |what: &'static str| move |source| Refusal::Host { what, source };
     let size = file.metadata().map_err(host("examine a memory file"))?.len();
     let end = offset.checked_add(len).filter(|&end| len > 0 && end <= size);
