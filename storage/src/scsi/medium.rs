@@ -46,18 +46,6 @@ impl SharedMedium {
         let unit = target.units().get(number).ok_or(TargetError::NoSuchUnit { lun })?;
         Ok(SharedMedium { unit: Arc::clone(unit), target, number, nexus })
     }
-
-    /// The nexus.
-    pub fn nexus(&self) -> &Nexus {
-        &self.nexus
-    }
-
-    /// Tells the target that the guest is gone, or was reset, with no request under way: what
-    /// lasts only as long as the nexus ends (SAM-5 6.3.4).
-    pub fn nexus_lost(&self) {
-        // There is nothing to wait for.
-        let _ = self.target.nexus_lost(&self.nexus);
-    }
 }
 
 impl std::fmt::Debug for SharedMedium {

@@ -8,7 +8,7 @@ use storage::scsi::{CommandQueue, ServiceResponse};
 
 use super::config::Sizes;
 use super::fence::Gate;
-use super::request::{self, Reply, Work};
+use super::request::{self, Reply};
 use crate::virtio::queue::{Chain, Queue, RingError};
 use crate::virtio::serve::Serve;
 use crate::virtio::tokens::Tokens;
@@ -59,10 +59,10 @@ impl Serve for Commands {
     const DEVICE: &'static str = "SCSI host";
 
     fn take(&mut self, chain: &Chain, queue: &mut Queue) -> Result<(), RingError> {
-        let (reply, work) = request::parse(chain, queue.memory(), &self.owner, &self.sizes)?;
-        match work {
-            Work::Done(code) => reply.refuse(code, queue),
-            Work::Command(command) => {
+        let (reply, command) = request::parse(chain, queue.memory(), &self.owner, &self.sizes)?;
+        match command {
+            Err(code) => reply.refuse(code, queue),
+            Ok(command) => {
                 let token = self.pending.keep(Pending { reply, seen: self.gate.seen() });
                 if let Some(answer) = self.target.submit(token, command) {
                     self.answer(token, &answer, queue);

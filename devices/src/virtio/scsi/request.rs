@@ -44,23 +44,14 @@ pub(super) struct Reply {
     data_out: u64,
 }
 
-/// What is to be done.
-#[derive(Debug)]
-pub(super) enum Work {
-    /// This is done already.
-    Done(Code),
-    /// The target does it.
-    Command(Command),
-}
-
-/// Parses the request in `chain`. `owner` keeps `memory` mapped. An error means that the chain is
-/// none a driver may make.
+/// Parses the request in `chain`: the command for the target, or how it ends without one. `owner`
+/// keeps `memory` mapped. An error means that the chain is none a driver may make.
 pub(super) fn parse(
     chain: &Chain,
     memory: &GuestMemory,
     owner: &Owner,
     sizes: &Sizes,
-) -> Result<(Reply, Work), RingError> {
+) -> Result<(Reply, Result<Command, Code>), RingError> {
     let parts = Parts::new(chain, memory, owner);
     let (cdb_size, sense_size) = (sizes.cdb(), sizes.sense());
     let request_len = HEADER_LEN as u64 + u64::from(cdb_size);
@@ -68,18 +59,17 @@ pub(super) fn parse(
     let data_out = parts.readable().checked_sub(request_len).ok_or_else(|| parts.short())?;
     let data_in = parts.writable().checked_sub(response_len).ok_or_else(|| parts.short())?;
     let written = response_len.min((RESPONSE_LEN + SENSE_MAX) as u64);
-    let reply =
-        Reply { space: Space::new(chain, written, memory)?, sense_size, data_in, data_out };
+    let reply = Reply { space: Space::new(chain, written, memory)?, sense_size, data_in, data_out };
 
     let mut header = [0; HEADER_LEN];
     parts.read(0, &mut header)?;
     let [l0, l1, l2, l3, l4, l5, l6, l7, tag @ .., _attribute, _priority, _crn] = header;
     let Some(lun) = lun::of_target([l0, l1, l2, l3, l4, l5, l6, l7]) else {
-        return Ok((reply, Work::Done(Code::BadTarget)));
+        return Ok((reply, Err(Code::BadTarget)));
     };
     if data_in > 0 && data_out > 0 {
         // Without VIRTIO_SCSI_F_INOUT.
-        return Ok((reply, Work::Done(Code::Failure)));
+        return Ok((reply, Err(Code::Failure)));
     }
     let mut cdb = [0; CDB_MAX as usize];
     let cdb_len = u8::try_from(cdb_size).unwrap_or(u8::MAX).min(CDB_MAX);
@@ -94,7 +84,7 @@ pub(super) fn parse(
         data_out: parts.data_out(request_len, data_out)?,
         data_in: parts.data_in(response_len, data_in)?,
     };
-    Ok((reply, Work::Command(command)))
+    Ok((reply, Ok(command)))
 }
 
 impl Reply {
