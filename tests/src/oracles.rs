@@ -63,6 +63,20 @@ impl Qemu {
         }
     }
 
+    /// Whether one of the tools is there.
+    ///
+    /// # Panics
+    /// Where `cargo xtask test` lacks it.
+    pub fn has(&self, tool: &str) -> bool {
+        let runs = self.command(tool).arg("--version").output();
+        let there = runs.is_ok_and(|output| output.status.success());
+        assert!(there || !complete(), "`cargo xtask setup` installs {tool}");
+        if !there {
+            println!("skipped: {tool} is not installed");
+        }
+        there
+    }
+
     /// Runs one of the tools: whether it succeeded, and all that it said.
     ///
     /// # Panics

@@ -46,6 +46,45 @@ fn a_parent_is_a_path_too() {
 }
 
 #[test]
+fn a_vhost_user_disk_has_a_kind_and_queues() {
+    let disk = |kind| {
+        let socket = "/run/a,b=c".into();
+        DiskSpec::new(DiskSource::VhostUser { socket, kind })
+    };
+    assert_eq!("vhost-user=/run/a,,b=c,kind=blk".parse(), Ok(disk(VhostUserKind::Blk)));
+    let queues = DiskSpec { queues: Some(3), ..disk(VhostUserKind::Scsi) };
+    assert_eq!("vhost-user=/run/a,,b=c,queues=3,kind=scsi".parse(), Ok(queues));
+    let error = |text: &str| text.parse::<DiskSpec>().unwrap_err().to_string();
+    assert_eq!(error("vhost-user=s"), "a vhost-user disk takes its kind: kind=blk or kind=scsi");
+    assert_eq!(error("vhost-user=s,kind=nvme"), "disk option kind=\"nvme\": expected blk or scsi");
+    assert_eq!("vhost-user=,kind=blk".parse::<DiskSpec>(), Err(DiskOptionError::NoPath));
+    assert_eq!(error("d.img,kind=blk"), "only a vhost-user disk takes a kind");
+    assert_eq!(error("scratch=1M,kind=blk"), "only a vhost-user disk takes a kind");
+    for option in [
+        "ro",
+        "ro=off",
+        "format=raw",
+        "allow-mismatch",
+        "map-memory=1M",
+        "direct",
+        "serial=a",
+        "engine=auto",
+    ] {
+        let text = format!("vhost-user=s,kind=blk,{option}");
+        let name = option.split('=').next().unwrap();
+        assert_eq!(text.parse::<DiskSpec>(), Err(DiskOptionError::NotVhostUser(known(name))));
+    }
+}
+
+/// The same name, for ever.
+fn known(name: &str) -> &'static str {
+    ["ro", "format", "allow-mismatch", "map-memory", "direct", "serial", "engine"]
+        .into_iter()
+        .find(|known| *known == name)
+        .unwrap()
+}
+
+#[test]
 fn a_doubled_comma_is_part_of_the_path() {
     assert_eq!("a,,b,,,,c,ro".parse(), Ok(DiskSpec { read_only: true, ..path("a,b,,c") }));
     assert_eq!("a,,".parse(), Ok(path("a,")));

@@ -77,6 +77,14 @@ impl FrontEndError {
         matches!(self, FrontEndError::NoSocket(_) | FrontEndError::NobodyListens(_))
     }
 
+    /// Whether the back end was there and has gone, as one that is being killed does.
+    pub(super) fn is_hang_up(&self) -> bool {
+        use vhost::vhost_user::Error as Wire;
+        let FrontEndError::Protocol { source, .. } = self else { return false };
+        let vhost::Error::VhostUserProtocol(error) = source else { return false };
+        matches!(error, Wire::Disconnected | Wire::PartialMessage | Wire::SocketBroken(_))
+    }
+
     /// Whether the name is wrong, of the socket or of the kind of device.
     pub fn is_mistake(&self) -> bool {
         self.is_absent() || matches!(self, FrontEndError::WrongKind { .. })

@@ -107,7 +107,8 @@ impl Keeper {
             }
             Err(error) => {
                 let sentence = sentence(&error);
-                let news = *said != sentence && !(*lost && error.is_absent());
+                let expected = *lost && (error.is_absent() || error.is_hang_up());
+                let news = *said != sentence && !expected;
                 if news {
                     warn_limited!("{sentence}; trying again until it works");
                     *said = sentence;
