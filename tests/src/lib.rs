@@ -11,5 +11,6 @@ pub mod iscsi;
 pub mod linux;
 pub mod oracles;
 pub mod processes;
+pub mod tgt;
 
 pub use cohort::{Cohort, Finished, Running, kvm_is_there};

@@ -35,6 +35,15 @@ fn complete() -> bool {
     std::env::var_os(QEMU).is_some()
 }
 
+/// Says that a second opinion is not at hand.
+///
+/// # Panics
+/// Where `cargo xtask test` should have it.
+pub(crate) fn skip(package: &str) {
+    assert!(!complete(), "`cargo xtask setup` installs {package}");
+    println!("skipped: {package} is not installed");
+}
+
 /// QEMU's tools in one version.
 #[derive(Clone, Debug)]
 pub struct Qemu {
@@ -117,8 +126,7 @@ impl Qemu {
 pub fn read_by_libvhdi(chain: &[&Path]) -> Option<Result<Vec<u8>, String>> {
     let run = |script| Command::new(PYTHON).args(["-c", script]).args(chain).output();
     if !run("import pyvhdi").is_ok_and(|output| output.status.success()) {
-        assert!(!complete(), "`cargo xtask setup` installs python3-libvhdi");
-        println!("skipped: python3-libvhdi is not installed");
+        skip("python3-libvhdi");
         return None;
     }
     let output = run(READ_VHDX).expect("it ran before");

@@ -28,6 +28,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("python3-pip", "disk files that others made"),
     ("qemu-system-x86", "the nested way's outer machine, comparisons"),
     ("qemu-utils", "the second opinion on disk images and their locks"),
+    ("tgt", "the target that judges the initiator of shared disks"),
     ("util-linux", "setpriv, which ends an outer machine with its task"),
     ("xz-utils", "kernel modules, the second opinion on kernel payloads"),
     ("zstd", "the second opinion on kernel payloads"),

@@ -25,8 +25,9 @@ pub(super) struct Proof<'c> {
     state: State,
 }
 
-/// The algorithms that are offered, the better first.
-const ALGORITHMS: &str = "7,5";
+/// The algorithms that are offered. Targets take the first that they know, and some know number 7,
+/// which is SHA-256, as SHA-1 (tgt is one): so it is left to those that do not take MD5.
+const ALGORITHMS: &str = "5,7";
 
 impl<'c> Proof<'c> {
     pub(super) fn new(credentials: Option<&'c Credentials>) -> Proof<'c> {

@@ -17,6 +17,7 @@ use crate::{AlignedBuffer, Buffers, Bytes, Disk};
 
 mod cuts;
 mod fake;
+mod tgt;
 mod ways;
 
 const TARGET: &str = "iqn.2026-01.org.example:disk";
