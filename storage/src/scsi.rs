@@ -14,6 +14,9 @@
 //!  transport ──► ScsiQueue::poll ──► Response, exactly once
 //! ```
 //!
+//! What comes from this process comes through a [`LocalInitiator`] (SCSI commands) or a
+//! [`SharedMedium`] (requests of a block device).
+//!
 //! **No command waits in the thread that submits it.** What must wait for others (overlapping
 //! writes, the tasks of a preempted initiator) is put aside, and whoever ends what it waits for
 //! wakes its queue.
