@@ -26,8 +26,8 @@ const EVENT: u16 = 1;
 
 /// A virtio SCSI host device.
 ///
-/// When the driver resets it, or it is dropped, what lasts only as long as an I_T nexus ends, such
-/// as the reservations of RESERVE(6); persistent ones stay.
+/// The nexus outlasts starting and stopping, which a transport may do at any time to change queues:
+/// whoever knows that the driver has reset the device, or is gone, tells the [`Initiator`].
 pub struct Scsi {
     info: DeviceInfo,
     /// Request queues.
@@ -162,9 +162,6 @@ impl VirtioDevice for Scsi {
 
     fn stop(&mut self) -> Vec<QueueState> {
         let states = self.stop_queues();
-        if !states.is_empty() {
-            self.initiator.nexus_lost();
-        }
         self.sizes.reset();
         states
     }

@@ -213,8 +213,12 @@ impl VirtioDevice for FrontEnd {
     fn stop(&mut self) -> Vec<QueueState> {
         let Some(keeper) = self.worker.take().and_then(Worker::stop) else { return Vec::new() };
         let states = keeper.finish();
+        let mut link = lock(&self.link);
+        if let Some(Err(error)) = link.as_ref().map(Session::reset_device) {
+            warn_limited!("{}", sentence(&error));
+            *link = None;
+        }
         if self.space.reset() {
-            let mut link = lock(&self.link);
             let restored = link.as_mut().map(|session| {
                 session.read_config().and_then(|()| self.space.restore(session, self.info.features))
             });

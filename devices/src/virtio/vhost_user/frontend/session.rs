@@ -35,6 +35,7 @@ const PROTOCOL: VhostUserProtocolFeatures = VhostUserProtocolFeatures::MQ
     .union(VhostUserProtocolFeatures::CONFIG)
     .union(VhostUserProtocolFeatures::REPLY_ACK)
     .union(VhostUserProtocolFeatures::INFLIGHT_SHMFD)
+    .union(VhostUserProtocolFeatures::RESET_DEVICE)
     .union(VhostUserProtocolFeatures::BACKEND_REQ);
 
 /// A back end that has answered the handshake.
@@ -127,6 +128,15 @@ impl Session {
             return Err(self.lacks("a request queue"));
         }
         self.open_back_channel()
+    }
+
+    /// Tells the back end that the driver has reset the device, if that is to be told: what lasts
+    /// only as long as the guest runs ends with it.
+    pub(super) fn reset_device(&self) -> Result<(), FrontEndError> {
+        if !self.protocol.contains(VhostUserProtocolFeatures::RESET_DEVICE) {
+            return Ok(());
+        }
+        self.ask("to reset the device", |frontend| frontend.reset_device())
     }
 
     /// Reads anew what the back end says of its device.

@@ -18,7 +18,7 @@ use super::super::handler::protocol_features;
 use super::super::session::PROTOCOL_FEATURES;
 use crate::virtio::blk::Block;
 use crate::virtio::driver::{Driver, MEMORY};
-use crate::virtio::vhost_user::BackEnd;
+use crate::virtio::vhost_user::backend::BackEnd;
 use crate::virtio::{VirtioDevice, device};
 
 const RINGS: u64 = 0x1_0000;

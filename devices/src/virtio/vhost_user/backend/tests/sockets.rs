@@ -4,7 +4,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::Ordering;
 
 use super::front_end::{FrontEnd, Hold, Server, eventually};
-use crate::virtio::vhost_user::{BackEnd, BackEndError};
+use crate::virtio::vhost_user::backend::{BackEnd, BackEndError};
 
 fn listen(path: &std::path::Path) -> Result<BackEnd, BackEndError> {
     BackEnd::listen(path, Box::new(Hold::new()), Box::new(|| ()))
