@@ -1,0 +1,11 @@
+//! Hostile initiators.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use storage::fuzzing;
+
+fuzz_target!(
+    init: fuzzing::write_seeds(fuzzing::iscsi_server_seeds()),
+    |input: &[u8]| fuzzing::iscsi_server(input)
+);

@@ -1,0 +1,11 @@
+//! Hostile commands to a target.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use storage::fuzzing;
+
+fuzz_target!(
+    init: fuzzing::write_seeds(fuzzing::scsi_seeds()),
+    |input: &[u8]| fuzzing::scsi_commands(input)
+);
