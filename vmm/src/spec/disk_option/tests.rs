@@ -109,7 +109,7 @@ fn mistakes_name_the_option() {
     assert_eq!(
         said("d,rw"),
         "unknown disk option \"rw\" (known: ro, format, allow-mismatch, map-memory, direct, \
-         queues, serial, engine; write a comma inside a path twice)"
+         queues, serial, engine, kind; write a comma inside a path twice)"
     );
     assert_eq!(said("d,direct=yes"), "disk option direct=\"yes\": expected on or off");
     assert_eq!(said("d,queues=0"), "disk option queues=\"0\": expected a number from 1 to 64");
