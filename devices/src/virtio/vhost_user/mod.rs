@@ -3,3 +3,5 @@
 
 pub mod backend;
 pub mod frontend;
+#[cfg(test)]
+mod tests;
