@@ -231,7 +231,7 @@ fn default_cpu() -> &'static str {
 }
 
 /// The program called `name` in the folders of `PATH`.
-fn on_path(name: &str) -> Option<PathBuf> {
+pub(super) fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_else(|| OsString::from("/usr/bin:/bin"));
     env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file())
 }

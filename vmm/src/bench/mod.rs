@@ -13,11 +13,13 @@
 //! | [`blk`] | 4 KiB random reads and writes |
 //! | [`chain`] | disks that are chains of layers |
 //! | [`pr`] | persistent reservations: fencing, checking |
+//! | [`shared`] | disks that guests share, on this host and over iSCSI |
 //! | [`child`] | one measured process: wall time, processor time, output |
 //! | [`scratch`] | files without a name, gone with the process |
 //! | [`image`] | kernels of a few instructions, synthesized |
 //! | [`footprint`] | proportional set sizes from `smaps` |
 //! | [`contender`] | cohort and its peers: their command lines |
+//! | [`places`] | random places of a disk |
 //! | [`samples`], [`report`] | medians and spreads; table and JSON |
 //!
 //! Nothing is left behind on any way out, SIGKILL included: files have no name, and children die
@@ -30,10 +32,12 @@ pub mod child;
 pub mod contender;
 pub mod footprint;
 pub mod image;
+pub mod places;
 pub mod pr;
 pub mod report;
 pub mod samples;
 pub mod scratch;
+pub mod shared;
 
 mod error;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use cohort::bench::contender::Programs;
-use cohort::bench::{BenchError, blk, boot, chain, pr};
+use cohort::bench::{BenchError, blk, boot, chain, pr, shared};
 use cohort::machine::layout;
 use cohort::units::{UnitError, parse_disk_size, parse_memory};
 
@@ -24,6 +24,7 @@ pub(super) fn main(args: &Args) -> Done {
         Bench::Blk(args) => (blk::run(&args.options()), args.common.json),
         Bench::Chain(args) => (chain::run(&args.options()), args.common.json),
         Bench::Pr(args) => (pr::run(&args.options()), args.json),
+        Bench::Shared(args) => (shared::run(&args.options()), args.common.json),
     };
     let report = report.map_err(|error: BenchError| {
         let help = error.help();
@@ -44,6 +45,8 @@ enum Bench {
     Chain(ChainArgs),
     /// What fencing by persistent reservations takes, and what checking them costs
     Pr(PrArgs),
+    /// What it costs that a disk is shared: by vhost-user on this host, over iSCSI beside tgt
+    Shared(SharedArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -138,6 +141,18 @@ struct ChainArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct SharedArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Size of the file in memory that is shared
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = disk_size)]
+    size: u64,
+    /// Seconds of each measurement
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    secs: u32,
+}
+
+#[derive(Debug, clap::Args)]
 struct PrArgs {
     /// How often each figure is taken
     #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
@@ -219,5 +234,16 @@ impl ChainArgs {
 impl PrArgs {
     fn options(&self) -> pr::Options {
         pr::Options { rounds: usize::from(self.rounds), seconds: self.secs }
+    }
+}
+
+impl SharedArgs {
+    fn options(&self) -> shared::Options {
+        shared::Options {
+            rounds: usize::from(self.common.rounds),
+            programs: self.common.programs(),
+            size: self.size,
+            seconds: self.secs,
+        }
     }
 }

@@ -11,6 +11,7 @@ use storage::scsi::{Command, Nexus, Response, ScsiQueue, Status, Target};
 use storage::{AlignedBuffer, Buffers};
 
 use super::{BenchError, Written};
+use crate::bench::places::Places;
 
 const READ_16: u8 = 0x88;
 const WRITE_16: u8 = 0x8a;
@@ -32,7 +33,7 @@ pub(super) struct Initiator {
     nexus: Nexus,
     queue: ScsiQueue,
     memory: Vec<Arc<AlignedBuffer>>,
-    random: u64,
+    places: Places,
 }
 
 impl Initiator {
@@ -41,7 +42,7 @@ impl Initiator {
         let nexus = target.nexus(super::port(name)?);
         let queue = target.queue(depth).map_err(BenchError::scsi)?;
         let memory = (0..depth).map(|_| Arc::new(AlignedBuffer::new(super::WRITE_LEN))).collect();
-        let mut initiator = Initiator { nexus, queue, memory, random: 0x9e37_79b9_7f4a_7c15 };
+        let mut initiator = Initiator { nexus, queue, memory, places: Places::default() };
         // TEST UNIT READY takes the unit attentions of before, one at a time.
         while initiator.run(&[0; 6], &[])?.status == Status::CheckCondition {}
         Ok(initiator)
@@ -99,13 +100,8 @@ impl Initiator {
 
     /// A random block of those that are `len` bytes long.
     fn place(&mut self, size: u64, len: usize) -> u64 {
-        // xorshift64*, more than random enough.
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
         let len = len as u64;
-        let at = self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) % (size / len);
-        at * len / BLOCK
+        self.places.next_of(size / len) * len / BLOCK
     }
 
     /// Writes at random places, all of its queue at once, until it is told to stop or refused.
