@@ -60,7 +60,7 @@ impl Status {
 }
 
 /// The answer to a command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// How it ended.
     pub status: Status,
@@ -89,10 +89,12 @@ impl Response {
     }
 
     /// Nothing, as the initiator itself aborted the command.
-    pub(crate) const SILENT: Response = Response { silent: true, ..Response::GOOD };
+    pub(crate) fn silent() -> Response {
+        Response { silent: true, ..Response::GOOD }
+    }
 
     /// CHECK CONDITION.
-    pub(super) const fn check(sense: Sense) -> Response {
+    pub(super) fn check(sense: Sense) -> Response {
         Response { sense, ..Response::of(Status::CheckCondition) }
     }
 }

@@ -27,7 +27,7 @@ pub trait Initiator: Send + Sync {
 }
 
 /// How a request to a target ended, as the transport protocol service tells it (SAM-5 5.4, 7.12).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceResponse {
     /// COMMAND COMPLETE.
     Complete(Response),

@@ -77,7 +77,7 @@ impl ScsiQueue {
         let Some((number, access)) = place else {
             return Some(absent(command, self.target.units().len()));
         };
-        let unit = &Arc::clone(&self.target.units()[number]);
+        let unit = &self.target.units()[number];
         let check = |fault: Fault| Response::check(fault.encode(unit.mode.descriptor_sense()));
         if self.tasks.is_full() {
             return Some(Response::of(Status::TaskSetFull));
@@ -113,7 +113,7 @@ impl ScsiQueue {
                 return self.reserved(token, (number, access, epoch), command, &cdb, verdict);
             }
             Ok(Begin::Work(plan)) => {
-                return self.work(token, (number, access, epoch), command, kind, plan);
+                return self.work((token, command.tag), (number, access, epoch), kind, plan);
             }
             Ok(Begin::ModeChanged(plan)) => {
                 for other in self.target.nexuses() {
@@ -122,7 +122,7 @@ impl ScsiQueue {
                         other.attend(sense::MODE_CHANGED);
                     }
                 }
-                return self.work(token, (number, access, epoch), command, kind, plan);
+                return self.work((token, command.tag), (number, access, epoch), kind, plan);
             }
         };
         access.leave(epoch);
@@ -138,8 +138,8 @@ impl ScsiQueue {
         cdb: &Cdb,
         verdict: Result<Verdict, Arc<reserve::Pending>>,
     ) -> Option<Response> {
-        let mut task = Task::new(token, (number, access, epoch), command);
-        task.allocated = cdb.number::<2>(7);
+        let mut task = Task::new((token, command.tag), (number, access, epoch));
+        task.keep(command, cdb.number::<2>(7));
         task.response.data_out = if cdb.opcode() == 0x5f { cdb.number::<4>(5) } else { 0 };
         task.response.wanted = task.response.data_out;
         match verdict {
@@ -153,14 +153,13 @@ impl ScsiQueue {
     /// Begins work on the medium.
     fn work(
         &mut self,
-        token: u64,
+        names: (u64, u64),
         (number, access, epoch): (usize, Arc<Access>, Epoch),
-        command: Command,
         kind: Kind,
         plan: Plan,
     ) -> Option<Response> {
         let Plan { steps, hold, data_out, wanted } = plan;
-        let mut task = Task::new(token, (number, access, epoch), command);
+        let mut task = Task::new(names, (number, access, epoch));
         task.response = Response { data_out, wanted, ..Response::GOOD };
         task.reads = kind == Kind::Read;
         task.steps = Some(steps);

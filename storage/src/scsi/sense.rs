@@ -108,7 +108,7 @@ impl Fault {
 
     /// Fixed format (SPC-4 4.5.3).
     fn fixed(&self) -> Sense {
-        let mut bytes = [0; SENSE_MAX];
+        let mut bytes = [0; 18];
         bytes[0] = 0x70;
         bytes[2] = self.code.key;
         if let Some(information) = self.information
@@ -123,12 +123,12 @@ impl Fault {
         if let Some(field) = self.field {
             bytes[15..18].copy_from_slice(&field.encode());
         }
-        Sense { bytes, len: 18 }
+        Sense(Some(bytes.into()))
     }
 
     /// Descriptor format (SPC-4 4.5.2).
     fn in_descriptors(&self) -> Sense {
-        let mut bytes = [0; SENSE_MAX];
+        let mut bytes = [0; 28];
         bytes[..4].copy_from_slice(&[0x72, self.code.key, self.code.asc, self.code.ascq]);
         let mut len = 8;
         if let Some(information) = self.information {
@@ -141,9 +141,8 @@ impl Fault {
             bytes[len + 4..len + 7].copy_from_slice(&field.encode());
             len += 8;
         }
-        let len = u8::try_from(len).unwrap_or_default();
-        bytes[7] = len - 8;
-        Sense { bytes, len }
+        bytes[7] = u8::try_from(len - 8).unwrap_or_default();
+        Sense(Some(bytes[..len].into()))
     }
 }
 
@@ -160,42 +159,27 @@ impl Field {
 /// more. The target here makes 28 bytes at most: header, information, field pointer.
 const SENSE_MAX: usize = 96;
 
-/// Sense data as an initiator gets it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sense {
-    bytes: [u8; SENSE_MAX],
-    len: u8,
-}
-
-impl Default for Sense {
-    fn default() -> Sense {
-        Sense::NONE
-    }
-}
+/// Sense data as an initiator gets it. Most answers have none, and are small.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sense(Option<Box<[u8]>>);
 
 impl Sense {
     /// None.
-    pub const NONE: Sense = Sense { bytes: [0; SENSE_MAX], len: 0 };
+    pub const NONE: Sense = Sense(None);
 
     /// What another target sent, cut to what can be passed on.
     pub(crate) fn received(from: &[u8]) -> Sense {
-        let mut sense = Sense::NONE;
-        let len = from.len().min(SENSE_MAX);
-        for (to, from) in sense.bytes.iter_mut().zip(from) {
-            *to = *from;
-        }
-        sense.len = u8::try_from(len).unwrap_or_default();
-        sense
+        Sense(Some(from.get(..SENSE_MAX).unwrap_or(from).into()))
     }
 
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.len)).unwrap_or_default()
+        self.0.as_deref().unwrap_or_default()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.bytes().is_empty()
     }
 
     /// Key, additional sense code and its qualifier, in either format.

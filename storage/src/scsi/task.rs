@@ -45,10 +45,8 @@ pub(super) struct Task {
     pub(super) steps: Option<Box<dyn Steps>>,
     /// The last request: what, and from which byte.
     pub(super) asked: (Operation, u64),
-    /// Memory that no step has taken.
-    command: Command,
-    /// ALLOCATION LENGTH of PERSISTENT RESERVE IN.
-    pub(super) allocated: u64,
+    /// What a verdict is answered to, with its ALLOCATION LENGTH. Steps have taken their memory.
+    judged: Option<Box<(Command, u64)>>,
     pub(super) reads: bool,
     /// The answer, if all goes well.
     pub(super) response: Response,
@@ -56,13 +54,12 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn new(
-        token: u64,
+        (token, tag): (u64, u64),
         (number, access, epoch): (usize, Arc<Access>, Epoch),
-        command: Command,
     ) -> Task {
         Task {
             token,
-            tag: command.tag,
+            tag,
             id: None,
             number,
             access,
@@ -72,11 +69,15 @@ impl Task {
             held: None,
             steps: None,
             asked: (Operation::Flush, 0),
-            command,
-            allocated: 0,
+            judged: None,
             reads: false,
             response: Response::GOOD,
         }
+    }
+
+    /// Keeps a reservation command until its verdict.
+    pub(super) fn keep(&mut self, command: Command, allocated: u64) {
+        self.judged = Some(Box::new((command, allocated)));
     }
 
     /// What follows from a reservation command's verdict.
@@ -85,7 +86,9 @@ impl Task {
         match verdict {
             Verdict::Good => {}
             Verdict::Data(data) => {
-                self.response = queue::reply(&data, self.allocated, &mut self.command);
+                if let Some((command, allocated)) = self.judged.as_deref_mut() {
+                    self.response = queue::reply(&data, *allocated, command);
+                }
             }
             Verdict::Conflict => self.response = Response::of(Status::ReservationConflict),
             Verdict::Check(fault) => self.fail(fault, &units[self.number]),
@@ -124,7 +127,7 @@ impl Task {
     /// Gives back all that it holds; its answer.
     pub(super) fn end(mut self, unit: &Unit) -> (u64, Response) {
         let aborted = self.aborted();
-        let mut response = self.response;
+        let mut response = std::mem::replace(&mut self.response, Response::GOOD);
         if response.status == Status::Good
             && let Some(steps) = self.steps.take()
         {

@@ -117,7 +117,7 @@ impl Rig {
             self.queue.drain(&mut done);
             assert_eq!(done.len(), 1);
             assert_eq!(done[0].0, 5);
-            done[0].1
+            done[0].1.clone()
         });
         assert_eq!(self.queue.in_flight(), 0);
         let data = Arc::get_mut(&mut memory).expect("the command is over").bytes().to_vec();

@@ -113,9 +113,9 @@ impl Reply {
     }
 
     fn finish(&self, code: Code, response: Option<&Response>, queue: &mut Queue) {
-        let sense = response.map(|response| response.sense).unwrap_or_default();
+        let sense = response.map(|response| response.sense.bytes()).unwrap_or_default();
         let sense_room = SENSE_MAX.min(usize::try_from(self.sense_size).unwrap_or(SENSE_MAX));
-        let sense = sense.bytes().get(..sense_room).unwrap_or(sense.bytes());
+        let sense = sense.get(..sense_room).unwrap_or(sense);
         let filled = response.map_or(0, |response| response.data_in.min(self.data_in));
         let used = response.map_or(0, |response| response.data_out.min(self.data_out));
         let residual = (self.data_in - filled).saturating_add(self.data_out - used);

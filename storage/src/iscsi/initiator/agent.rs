@@ -376,5 +376,5 @@ impl Agent {
 
 /// Ends a command that was not sent, and that its initiator gave up.
 fn end_silently(request: Request) {
-    request.answer(ServiceResponse::Complete(Response::SILENT));
+    request.answer(ServiceResponse::Complete(Response::silent()));
 }

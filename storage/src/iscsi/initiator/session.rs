@@ -364,7 +364,7 @@ impl Session {
             drop((room, data));
             let was_sent = place < sent;
             if silent || is_given_up {
-                request.answer(ServiceResponse::Complete(Response::SILENT));
+                request.answer(ServiceResponse::Complete(Response::silent()));
             } else if !was_sent {
                 again.push(request);
             } else if repeat::is_repeatable(&request.command) && request.sent < SENT_MAX {

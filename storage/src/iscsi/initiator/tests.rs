@@ -124,7 +124,7 @@ impl Rig {
             self.queue.drain(&mut done);
             assert_eq!(done.len(), 1, "one answer");
             assert_eq!(done[0].0, 5);
-            done[0].1
+            done[0].1.clone()
         });
         (answer, bytes_of(data_in))
     }
@@ -167,7 +167,7 @@ impl Rig {
         let mut done = Vec::new();
         self.queue.drain(&mut done);
         let found = done.iter().position(|&(token, _)| token == 6).unwrap();
-        done[found].1
+        done[found].1.clone()
     }
 }
 

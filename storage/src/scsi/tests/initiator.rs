@@ -15,7 +15,7 @@ fn run(queue: &mut dyn CommandQueue, cdb: &[u8], data_out: &[u8], room: usize) -
         queue.drain(&mut done);
         assert_eq!(done.len(), 1);
         assert_eq!(done[0].0, 7);
-        done[0].1
+        done[0].1.clone()
     });
     match answer {
         ServiceResponse::Complete(response) => response,

@@ -124,7 +124,7 @@ impl Initiator {
                 begun.insert(token, Instant::now());
                 let command = command(&cdb, Buffers::whole(memory), Buffers::none());
                 let answer = self.queue.submit(token, &self.nexus, command);
-                refused |= answer.is_some_and(|answer| answer.status != Status::Good);
+                refused |= answer.as_ref().is_some_and(|answer| answer.status != Status::Good);
                 done.extend(answer.map(|answer| (token, answer)));
             }
             self.queue.poll(&mut done);

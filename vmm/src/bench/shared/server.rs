@@ -73,18 +73,19 @@ impl Server {
     /// tgt's, with the file as its LUN 1.
     pub(super) fn tgt(tgtd: &Path, file: &Path) -> Result<Server, BenchError> {
         let (folder, port) = (folder()?, free_port()?);
-        // The number of its control socket, which only has to be its own.
-        let control = port.to_string();
-        let invocation = Invocation::new("tgt", tgtd)
-            .words("-f -C")
-            .arg(&control)
-            .arg("--iscsi")
-            .arg(format!("portal=127.0.0.1:{port}"));
+        // tgt takes the place of its control socket from there alone.
+        let mut socket = OsString::from("TGT_IPC_SOCKET=");
+        socket.push(folder.path().join("control"));
+        let program = |who, name: &Path| {
+            Invocation::new(who, "/usr/bin/env").arg(&socket).arg(name).words("-C 1")
+        };
+        let portal = format!("portal=127.0.0.1:{port}");
+        let invocation = program("tgt", tgtd).words("-f --iscsi").arg(portal);
         let shell_line = invocation.shell_line();
         let process = invocation.start()?;
+        let tgtadm = tgtd.with_file_name("tgtadm");
         let admin = |words: &str, file: Option<&Path>| {
-            let program = tgtd.with_file_name("tgtadm");
-            let command = Invocation::new("tgtadm", program).arg("-C").arg(&control).words(words);
+            let command = program("tgtadm", &tgtadm).words("--lld iscsi").words(words);
             let command = match file {
                 Some(file) => command.arg("-b").arg(file),
                 None => command,
@@ -92,17 +93,21 @@ impl Server {
             command.run(START_LIMIT)
         };
         let deadline = Instant::now() + START_LIMIT;
-        let target = format!("--lld iscsi --op new --mode target --tid 1 -T {TGT_NAME}");
+        let target = format!("--op new --mode target --tid 1 -T {TGT_NAME}");
         // It takes a moment until it listens.
-        while !admin(&target, None)?.status.success() {
+        loop {
+            let done = admin(&target, None)?;
+            if done.status.success() {
+                break;
+            }
             if Instant::now() > deadline {
-                return Err(BenchError::Scsi { what: "tgt does not make a target".to_owned() });
+                done.with_status(&[0])?;
             }
             std::thread::sleep(TGT_PAUSE);
         }
-        let unit = "--lld iscsi --op new --mode logicalunit --tid 1 --lun 1";
+        let unit = "--op new --mode logicalunit --tid 1 --lun 1";
         admin(unit, Some(file))?.with_status(&[0])?;
-        admin("--lld iscsi --op bind --mode target --tid 1 -I ALL", None)?.with_status(&[0])?;
+        admin("--op bind --mode target --tid 1 -I ALL", None)?.with_status(&[0])?;
         let url = Some(url(port, TGT_NAME, 1)?);
         Ok(Server { _process: process, folder, kind: "", url, shell_line })
     }

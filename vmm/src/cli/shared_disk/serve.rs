@@ -1,7 +1,7 @@
 //! `cohort shared-disk serve`.
 
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,11 +27,12 @@ pub(super) struct Args {
     /// The disks, LUN 0 first, as for `cohort run --disk`
     #[arg(required = true, value_name = "PATH[,OPTION]...", value_parser = disk)]
     disks: Vec<DiskSpec>,
-    /// Serve iSCSI on this address; can be given several times. Port 0 is any that is free
+    /// Serve iSCSI on this address, or on this port of the loopback interface; can be given several
+    /// times. Port 0 is any that is free
     #[arg(
         long,
         required_unless_present_any = ["vhost_user_scsi", "vhost_user_blk"],
-        value_name = "ADDRESS[:PORT]",
+        value_name = "ADDRESS[:PORT]|PORT",
         value_parser = address
     )]
     iscsi: Vec<SocketAddr>,
@@ -73,8 +74,12 @@ fn disk(text: &str) -> Result<DiskSpec, String> {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     let ip = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, PORT));
-    text.parse().or_else(|_| ip()).map_err(|_| {
-        "an IP address and port, as in 127.0.0.1:3260 or [::1]:3260, is wanted".to_owned()
+    // Nobody else reaches this host's disks unless an address says so.
+    let port = || text.parse::<u16>().map(|port| (Ipv4Addr::LOCALHOST, port).into());
+    text.parse().or_else(|_| ip()).or_else(|_| port()).map_err(|_: std::num::ParseIntError| {
+        "an IP address and port, as in 127.0.0.1:3260 or [::1]:3260, is wanted, or a port, which is \
+         one of the loopback interface"
+            .to_owned()
     })
 }
 

@@ -99,7 +99,7 @@ impl Session {
             return protocol("it answers a function that was not asked for");
         };
         let answer = header.byte(2);
-        let silent = ServiceResponse::Complete(Response::SILENT);
+        let silent = ServiceResponse::Complete(Response::silent());
         let response = match (answer, function.what) {
             (COMPLETE, What::Abort(task)) => {
                 self.end(task, silent);
@@ -108,7 +108,7 @@ impl Session {
             (COMPLETE, _) => {
                 let before = self.tasks.iter().filter(|(_, task)| task.place < place);
                 let before: Vec<u32> = before.map(|(&tag, _)| tag).collect();
-                before.into_iter().for_each(|tag| self.end(tag, silent));
+                before.into_iter().for_each(|tag| self.end(tag, silent.clone()));
                 ServiceResponse::Managed(Outcome::Complete)
             }
             (NO_TASK, What::Abort(task)) => {

@@ -120,7 +120,7 @@ fn a_command_is_aborted_with_its_tag_and_ends_silently() {
     rig.queue.poll(&mut done);
     rig.queue.manage(2, 0, TaskManagement::AbortTask(77));
     rig.queue.drain(&mut done);
-    let silent = ServiceResponse::Complete(Response::SILENT);
+    let silent = ServiceResponse::Complete(Response::silent());
     assert_eq!(done, [(1, silent), (2, ServiceResponse::Managed(Outcome::Complete))]);
 }
 
@@ -275,7 +275,7 @@ fn each_offence_ends_the_session_and_no_command_is_lost() {
         let mut rig = Rig::at(address, options());
         let read = cdb10(0x28, 0, 128);
         let (answer, _) = rig.try_run(&read, &[], 128 * BLOCK);
-        let busy = matches!(answer, ServiceResponse::Complete(it) if it.status == Status::Busy);
+        let busy = matches!(&answer, ServiceResponse::Complete(it) if it.status == Status::Busy);
         assert!(busy, "{what}: {answer:?}");
         assert_eq!(rig.remote.status().reconnects, 1, "{what}");
     }
