@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 
 use crate::{Cohort, cpio};
 
-/// The folder with `vmlinuz` and `initrd`, as `cargo xtask test` makes it in the outer machine.
+/// The variable with the folder of files that guests boot from. `cargo xtask test` makes and names
+/// it, on this machine and in its outer machine; `cargo xtask setup` makes it and prints the name.
+pub const FILES: &str = "COHORT_DEBIAN";
+
+/// The folder with `vmlinuz` and `initrd`.
 ///
 /// # Panics
-/// Where `COHORT_DEBIAN` does not name it.
+/// Where [`FILES`] does not name it.
 pub fn files() -> PathBuf {
-    std::env::var_os("COHORT_DEBIAN")
+    std::env::var_os(FILES)
         .expect("COHORT_DEBIAN names a folder with vmlinuz and initrd; see `cargo xtask test`")
         .into()
 }

@@ -34,19 +34,21 @@ impl Archive {
         Ok(archive)
     }
 
-    /// Unpacks a package and all that it needs into a folder: a root to run its programs in.
-    pub(crate) fn unpack(&self, release: &str, package: &str, into: &Path) -> Result<()> {
+    /// Unpacks packages and all that they need into a folder: a root to run their programs in.
+    pub(crate) fn unpack(&self, release: &str, packages: &[&str], into: &Path) -> Result<()> {
         let options = ["-y", "--no-install-recommends", "--download-only", "-t", release];
-        tool::quiet(self.apt().arg("install").args(options).arg(package))?;
-        let fetched = self.folder.path().join("archives");
-        for entry in fs::read_dir(&fetched)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "deb") {
-                tool::quiet(tool::tool("dpkg").arg("-x").arg(&path).arg(into))?;
-                fs::remove_file(path)?;
-            }
-        }
-        Ok(())
+        tool::quiet(self.apt().arg("install").args(options).args(packages))?;
+        unpack_fetched(&self.folder.path().join("archives"), into)
+    }
+
+    /// Unpacks a package alone, without what it needs.
+    pub(crate) fn unpack_alone(&self, release: &str, package: &str, into: &Path) -> Result<()> {
+        let fetched = self.folder.path().join("alone");
+        fs::create_dir_all(&fetched)?;
+        let mut apt = self.apt();
+        apt.arg("download").arg(format!("{package}/{release}"));
+        tool::quiet(apt.current_dir(&fetched))?;
+        unpack_fetched(&fetched, into)
     }
 
     /// The authors' own tar file of a package's source.
@@ -80,4 +82,16 @@ impl Archive {
         command.arg("-qq");
         command
     }
+}
+
+/// Unpacks the packages that a folder holds, and deletes them.
+fn unpack_fetched(fetched: &Path, into: &Path) -> Result<()> {
+    for entry in fs::read_dir(fetched)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            tool::quiet(tool::tool("dpkg").arg("-x").arg(&path).arg(into))?;
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }

@@ -2,7 +2,7 @@
 //! modules, and a root file system.
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,16 +11,27 @@ use cohort_tests::cpio::Archive;
 use crate::cache::Cache;
 use crate::debian::Kernel;
 use crate::stage::{Stage, make_ext4};
-use crate::tool;
-use crate::workspace;
+use crate::{debian_packages, setup, tool, workspace};
 
-/// The drivers of cohort's devices, and a file system.
-const MODULES: &[&str] =
-    &["virtio_pci", "virtio_blk", "virtio-rng", "virtio_console", "pvpanic-mmio"];
+/// The drivers of cohort's devices, and those of Linux for the disks behind SCSI.
+const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "sd_mod",
+    "sg",
+    "virtio-rng",
+    "virtio_console",
+    "pvpanic-mmio",
+];
 const BUSYBOX: &str = "/bin/busybox";
 const FIO: &str = "/usr/bin/fio";
 /// Size of the root file system's image.
 const ROOT_SIZE: u64 = 64 << 20;
+/// Size of the image with the packages of cluster nodes, which fill half of it.
+const NODE_SIZE: u64 = 192 << 20;
+/// Programs of cluster nodes, in `resources/init/node`.
+const NODE_PROGRAMS: &[&str] = &["count-up", "write-on"];
 /// The folder, beside the labs, in which the outer machine has these files.
 const BESIDE_LABS: &str = "made-by-xtask-nested";
 
@@ -34,6 +45,9 @@ pub(crate) struct GuestFiles {
     root: PathBuf,
     /// An ext4 image with busybox, fio and `fio-verify.sh` as `/sbin/init`.
     fio_root: PathBuf,
+    /// An ext4 image with Debian's packages for nodes that share a disk, and `node.sh` as
+    /// `/sbin/init`.
+    node_root: PathBuf,
 }
 
 /// Makes what is not there yet.
@@ -46,7 +60,9 @@ pub(crate) fn prepare(cache: &Cache, kernel: &Kernel) -> Result<GuestFiles> {
     let guest_exit = guest_exit(cache, &init.join("guest-exit.rs"))?;
     let guest_exit_bytes = fs::read(&guest_exit)?;
 
-    let initrd_parts = [kernel.key.as_bytes(), &busybox, &initrd_init, &guest_exit_bytes];
+    let modules = MODULES.join(" ");
+    let initrd_parts =
+        [kernel.key.as_bytes(), modules.as_bytes(), &busybox, &initrd_init, &guest_exit_bytes];
     let initrd_key = key("initrd", &initrd_parts);
     let initrd = cache.entry(&initrd_key, |into| {
         let mut archive = Archive::new();
@@ -85,6 +101,7 @@ pub(crate) fn prepare(cache: &Cache, kernel: &Kernel) -> Result<GuestFiles> {
         stage.image(into).map(drop)
     })?;
     Ok(GuestFiles {
+        node_root: node_root(cache, &busybox, &guest_exit)?,
         kernel: kernel.image.clone(),
         initrd: initrd.join("initrd"),
         root: root.join("root.ext4"),
@@ -107,8 +124,57 @@ impl GuestFiles {
     pub(crate) fn stage_in(&self, stage: &mut Stage, folder: &Path) -> Result<()> {
         stage.file(&self.kernel, &folder.join("vmlinuz"))?;
         stage.file(&self.initrd, &folder.join("initrd"))?;
-        stage.file(&self.fio_root, &folder.join("fio-root.ext4"))
+        stage.file(&self.fio_root, &folder.join("fio-root.ext4"))?;
+        stage.file(&self.node_root, &folder.join("node-root.ext4"))
     }
+
+    /// A folder of this machine with the files under the same names.
+    pub(crate) fn folder(&self, cache: &Cache) -> Result<PathBuf> {
+        let files = [
+            (&self.kernel, "vmlinuz"),
+            (&self.initrd, "initrd"),
+            (&self.fio_root, "fio-root.ext4"),
+            (&self.node_root, "node-root.ext4"),
+        ];
+        let paths: Vec<&[u8]> =
+            files.iter().map(|(file, _)| file.as_os_str().as_encoded_bytes()).collect();
+        cache.entry(&key("guests", &paths), |into| {
+            files.iter().try_for_each(|(file, name)| Ok(symlink(file, into.join(name))?))
+        })
+    }
+}
+
+/// Makes the image of a node that shares a disk with others.
+fn node_root(cache: &Cache, busybox: &[u8], guest_exit: &Path) -> Result<PathBuf> {
+    let (release, _) = setup::release_and_archive()?;
+    let packages_key = key("node-packages", &[release.as_bytes(), debian_packages::RECIPE]);
+    let packages = cache.entry(&packages_key, |into| debian_packages::unpack(&release, into))?;
+
+    let init = workspace::root().join("resources/init");
+    let programs: Vec<PathBuf> =
+        NODE_PROGRAMS.iter().map(|name| init.join("node").join(name)).collect();
+    let mut inputs = vec![packages_key.into_bytes(), busybox.to_vec(), fs::read(guest_exit)?];
+    for file in programs.iter().chain([&init.join("node.sh")]) {
+        inputs.push(fs::read(file).with_context(|| file.display().to_string())?);
+    }
+    let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+    let folder = cache.entry(&key("node-root", &inputs), |into| {
+        let tree = into.join("tree");
+        tool::quiet(tool::tool("cp").args(["-a", "--"]).args([&packages, &tree]))?;
+        user_space(&tree, guest_exit, &init.join("node.sh"))?;
+        for (program, name) in programs.iter().zip(NODE_PROGRAMS) {
+            executable(program, &tree.join("bin").join(name))?;
+        }
+        fs::create_dir(tree.join("run"))?;
+        // Programs look up who they are.
+        fs::write(tree.join("etc/passwd"), "root::0:0:root:/:/bin/sh\n")?;
+        fs::write(tree.join("etc/group"), "root::0:\n")?;
+        let image = into.join("root.ext4");
+        File::create(&image)?.set_len(NODE_SIZE)?;
+        make_ext4(&tree, &image)?;
+        Ok(fs::remove_dir_all(&tree)?)
+    })?;
+    Ok(folder.join("root.ext4"))
 }
 
 /// Makes a root file system of busybox with this `/sbin/init` in a folder.
@@ -121,12 +187,16 @@ fn user_space(tree: &Path, guest_exit: &Path, init: &Path) -> Result<()> {
     for applet in tool::output(tool::tool(BUSYBOX).arg("--list"))?.lines() {
         let link = tree.join("bin").join(applet);
         if !link.exists() {
-            std::os::unix::fs::symlink("busybox", link)?;
+            symlink("busybox", link)?;
         }
     }
-    let script = tree.join("sbin/init");
-    fs::copy(init, &script)?;
-    Ok(fs::set_permissions(&script, fs::Permissions::from_mode(0o755))?)
+    executable(init, &tree.join("sbin/init"))
+}
+
+/// Copies a script to where it is run.
+fn executable(script: &Path, to: &Path) -> Result<()> {
+    fs::copy(script, to)?;
+    Ok(fs::set_permissions(to, fs::Permissions::from_mode(0o755))?)
 }
 
 /// Compiles the program with which a Linux guest ends with a status of its own.

@@ -14,6 +14,7 @@
 mod archive;
 mod cache;
 mod debian;
+mod debian_packages;
 mod fuzz;
 mod guest_files;
 mod lint;
@@ -42,8 +43,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Install the Debian packages that tests and nested runs need, or print the command, and
-    /// fetch what tests of disk formats compare with.
+    /// Install the Debian packages that tests and nested runs need, or print the command, fetch
+    /// what tests of disk formats compare with, and make what guests boot from. Prints the variable
+    /// with which `cargo test` runs those guests that need no KVM.
     Setup,
     /// Run cohort in a machine of its own that has hardware KVM, emulated by QEMU's TCG.
     Nested {
@@ -86,7 +88,11 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Setup => {
             setup::run()?;
-            oracles::Oracles::fetch(&cache::Cache::open()?)?;
+            let cache = cache::Cache::open()?;
+            oracles::Oracles::fetch(&cache)?;
+            let files = guest_files::prepare(&cache, &debian::Kernel::fetch(&cache)?)?;
+            let folder = files.folder(&cache)?;
+            println!("{}={}", cohort_tests::linux::FILES, tool::quote(&folder.to_string_lossy()));
             Ok(ExitCode::SUCCESS)
         }
         Task::Nested { minutes, arguments } => {

@@ -57,7 +57,7 @@ impl Oracles {
 /// A root with the tools, and scripts that run them with its own libraries.
 fn qemu_utils(release: &str, into: &Path) -> Result<()> {
     eprintln!("fetching QEMU's tools of Debian {release}");
-    Archive::open(&[release])?.unpack(release, "qemu-utils", into)?;
+    Archive::open(&[release])?.unpack(release, &["qemu-utils"], into)?;
     // Some releases have what is needed early in folders of its own.
     let loader = ["lib64", "usr/lib64"].map(|folder| format!("{folder}/ld-linux-x86-64.so.2"));
     let loader = loader.iter().find(|path| into.join(path).exists());

@@ -26,6 +26,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("lz4", "the second opinion on kernel payloads"),
     ("python3-libvhdi", "the second opinion on VHDX chains"),
     ("python3-pip", "disk files that others made"),
+    ("qemu-block-extra", "guests that reach shared disks through iSCSI"),
     ("qemu-system-x86", "the nested way's outer machine, comparisons"),
     ("qemu-utils", "the second opinion on disk images and their locks"),
     ("tgt", "the target that judges the initiator of shared disks"),
@@ -33,6 +34,10 @@ const PACKAGES: &[(&str, &str)] = &[
     ("xz-utils", "kernel modules, the second opinion on kernel payloads"),
     ("zstd", "the second opinion on kernel payloads"),
 ];
+
+/// What is built from QEMU's source depends on one another by exact version, and is installed
+/// together.
+const QEMU: &[&str] = &["qemu-block-extra", "qemu-system-x86", "qemu-utils"];
 
 /// How long another package manager may hold its locks.
 const LOCK_WAIT: Duration = Duration::from_secs(600);
@@ -90,9 +95,9 @@ impl Installed {
 /// How the missing packages get installed.
 struct Plan {
     packages: Vec<String>,
-    /// The release to install from and its archive, where that is not the default: QEMU's
-    /// packages depend on one another by exact version, so a qemu-utils from the backports
-    /// takes its qemu-system-x86 from there too. Otherwise apt would have to remove it.
+    /// The release to install from and its archive, where that is not the default: a qemu-utils
+    /// from the backports takes the other packages of [`QEMU`] from there too. Otherwise apt would
+    /// have to remove it.
     release: Option<(String, String)>,
 }
 
@@ -100,15 +105,14 @@ impl Plan {
     fn new(missing: &[&str], installed: &Installed) -> Result<Plan> {
         let mut packages: Vec<String> = missing.iter().map(|name| (*name).to_owned()).collect();
         let backported = installed.version("qemu-utils").is_some_and(|v| v.contains("~bpo"));
-        if !missing.contains(&"qemu-system-x86") {
+        if !missing.iter().any(|name| QEMU.contains(name)) {
             return Ok(Plan { packages, release: None });
         }
         if backported {
             return Ok(Plan { packages, release: Some(backports()?) });
         }
-        if !missing.contains(&"qemu-utils") {
-            packages.push("qemu-utils".to_owned());
-        }
+        let others = QEMU.iter().filter(|name| !missing.contains(name));
+        packages.extend(others.map(|name| (*name).to_owned()));
         Ok(Plan { packages, release: None })
     }
 
@@ -224,10 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn qemu_utils_is_named_beside_the_emulator_so_that_it_stays() {
+    fn the_rest_of_qemu_is_named_beside_what_is_missing_so_that_it_stays() {
         let installed = Installed::parse("installed qemu-utils 1:7.2+dfsg-7\n");
         let plan = Plan::new(&["qemu-system-x86", "fio"], &installed).unwrap();
-        assert_eq!(plan.packages, ["qemu-system-x86", "fio", "qemu-utils"]);
+        assert_eq!(plan.packages, ["qemu-system-x86", "fio", "qemu-block-extra", "qemu-utils"]);
         assert!(plan.release.is_none());
         let command = plan.for_user();
         assert!(command.contains("--no-remove") && command.contains("sudo apt-get install"));

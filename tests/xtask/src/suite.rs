@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use clap::Args;
+use cohort_tests::linux;
 
 use crate::cache::Cache;
+use crate::debian::Kernel;
 use crate::oracles::Oracles;
-use crate::{fuzz, lint, setup, tool, workspace};
+use crate::{fuzz, guest_files, lint, setup, tool, workspace};
 
 mod batch;
 mod tally;
@@ -42,6 +44,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         oracles = Some(Oracles::fetch(&Cache::open()?)?);
         Ok(())
     });
+    let mut guests = None;
+    suite.check("guest files", || {
+        let cache = Cache::open()?;
+        let files = guest_files::prepare(&cache, &Kernel::fetch(&cache)?)?;
+        guests = Some(files.folder(&cache)?);
+        Ok(())
+    });
     if !options.skip_checks {
         suite.check("format", || tool::shown(workspace::cargo().args(["fmt", "--all", "--check"])));
         suite.check("source rules", source_rules);
@@ -63,6 +72,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         suite.tests("unit and integration tests", || {
             let (runner, mut command) = test_runner();
             oracles.iter().try_for_each(|oracles| oracles.tell(&mut command))?;
+            if let Some(folder) = &guests {
+                command.env(linux::FILES, folder);
+            }
             tally::of_tests(runner, command.env("COHORT_BIN", &binary))
         });
         suite.tests("documentation tests", || {
