@@ -73,8 +73,9 @@ fn designators(unit: &Unit, port: u64) -> Vec<u8> {
     const BINARY: u8 = 1;
     const ASCII: u8 = 2;
     const UTF8: u8 = 3;
-    /// PIV, and the association with the target port that the command came by.
-    const TARGET_PORT: u8 = 0x90;
+    /// The association with the target port that the command came by. PIV is zero: a port that
+    /// several transports lead to is of none of their protocols.
+    const TARGET_PORT: u8 = 0x10;
     let mut data = Vec::new();
     let mut designator = |code_set: u8, kind: u8, name: &[u8]| {
         data.extend([code_set, kind, 0, u8::try_from(name.len()).unwrap_or_default()]);

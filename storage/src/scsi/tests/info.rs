@@ -64,6 +64,19 @@ fn a_unit_is_the_same_to_all_initiators_wherever_it_is_served() {
 }
 
 #[test]
+fn designators_name_no_protocol_since_a_port_has_several() {
+    let page = Rig::new(SIZE).run(&inquiry(Some(0x83), 255), &[], 255).good();
+    let mut left = &page[4..];
+    let mut associations = Vec::new();
+    while let [code_set, kind, _, len, rest @ ..] = left {
+        assert_eq!((code_set >> 4, kind >> 7), (0, 0), "{page:02x?}");
+        associations.push(kind >> 4 & 3);
+        left = &rest[usize::from(*len)..];
+    }
+    assert_eq!(associations, [0, 0, 0, 1, 1]);
+}
+
+#[test]
 fn capacities_agree() {
     let mut rig = Rig::new(SIZE);
     let short = rig.run(&cdb10(0x25, 0, 0, 0), &[], 8).good();
