@@ -1,6 +1,7 @@
 #!/bin/sh
 # /sbin/init of a node that shares a disk with others: does what it is told on the serial console,
-# a numbered line at a time, and says between two lines with that number what came of it.
+# a numbered line at a time, and says between two lines with that number what came of it: first
+# `<NUMBER>`, last `<STATUS was NUMBER>`.
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/run
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -26,6 +27,6 @@ echo "node: ready after $(cut -d' ' -f1 /proc/uptime) s"
 while read -r number line; do
     echo "<$number>"
     (eval "$line") </dev/null 2>&1
-    printf '\n</%s %s>\n' "$number" "$?"
+    printf '\n<%s was %s>\n' "$?" "$number"
 done
 guest-exit 0

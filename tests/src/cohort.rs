@@ -154,7 +154,14 @@ impl Cohort {
         let (progress, news) = channel();
         let output = Reader::new(child.stdout.take().expect("piped"), progress.clone());
         let errors = Reader::new(child.stderr.take().expect("piped"), progress);
-        Running { child, output, errors, news, folder: self.folder, marker: self.marker }
+        Running {
+            child: Process(child),
+            output,
+            errors,
+            news,
+            folder: self.folder,
+            marker: self.marker,
+        }
     }
 
     /// Runs it to its end, and checks that nothing is left of it.
@@ -165,7 +172,7 @@ impl Cohort {
 
 /// An invocation that has been started.
 pub struct Running {
-    child: Child,
+    child: Process,
     output: Reader,
     errors: Reader,
     news: Receiver<()>,
@@ -176,7 +183,7 @@ pub struct Running {
 impl Running {
     /// The process that was started.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.0.id()
     }
 
     /// The folder in which it runs.
@@ -186,17 +193,23 @@ impl Running {
 
     /// What stands between the test and the standard input it asked to pipe.
     pub fn input(&mut self) -> std::process::ChildStdin {
-        self.child.stdin.take().expect("standard input was piped")
+        self.child.0.stdin.take().expect("standard input was piped")
     }
 
     /// Waits until a text has appeared on standard output or error.
     pub fn wait_for(&self, text: &str) {
+        self.wait_until(text, |said| said.contains(text));
+    }
+
+    /// Waits until what was said on standard output or error is as wanted; `what` is for the report
+    /// if that never comes.
+    pub fn wait_until(&self, what: &str, mut wanted: impl FnMut(&str) -> bool) {
         let deadline = Instant::now() + PATIENCE;
-        while !self.output.text().contains(text) && !self.errors.text().contains(text) {
+        while !wanted(&self.output.text()) && !wanted(&self.errors.text()) {
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(
                 !left.is_zero() && self.news.recv_timeout(left).is_ok(),
-                "{text:?} did not appear; stdout:\n{}\nstderr:\n{}",
+                "{what:?} did not appear; stdout:\n{}\nstderr:\n{}",
                 self.output.text(),
                 self.errors.text()
             );
@@ -224,7 +237,7 @@ impl Running {
     pub fn finish(mut self) -> Finished {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
-            if let Some(status) = self.child.try_wait().expect("a child to wait for") {
+            if let Some(status) = self.child.0.try_wait().expect("a child to wait for") {
                 break status;
             }
             if Instant::now() > deadline {
@@ -253,6 +266,19 @@ impl Running {
             assert!(left.is_empty(), "files are left: {left:?}");
         }
         finished
+    }
+}
+
+/// The process of an invocation. A test that fails does not leave it behind.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // Both fail only if the process has ended already.
+            drop(self.0.kill());
+            drop(self.0.wait());
+        }
     }
 }
 

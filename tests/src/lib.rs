@@ -9,6 +9,7 @@ pub mod cpio;
 pub mod disks;
 pub mod iscsi;
 pub mod linux;
+pub mod node;
 pub mod oracles;
 pub mod processes;
 pub mod tgt;

@@ -19,6 +19,16 @@ pub fn files() -> PathBuf {
         .into()
 }
 
+/// Whether [`files`] are there. Where they are not the test is to return at once: this has printed
+/// why.
+pub fn files_are_there() -> bool {
+    let there = std::env::var_os(FILES).is_some();
+    if !there {
+        println!("skipped: `cargo xtask test` makes the guests' files and names them in {FILES}");
+    }
+    there
+}
+
 /// The kernel command line that serves most tests.
 pub const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off";
 

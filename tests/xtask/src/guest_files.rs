@@ -31,7 +31,7 @@ const ROOT_SIZE: u64 = 64 << 20;
 /// Size of the image with the packages of cluster nodes, which fill half of it.
 const NODE_SIZE: u64 = 192 << 20;
 /// Programs of cluster nodes, in `resources/init/node`.
-const NODE_PROGRAMS: &[&str] = &["count-up", "write-on"];
+const NODE_PROGRAMS: &[&str] = &["count-up", "try-both", "write-on"];
 /// The folder, beside the labs, in which the outer machine has these files.
 const BESIDE_LABS: &str = "made-by-xtask-nested";
 
