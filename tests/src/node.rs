@@ -46,12 +46,22 @@ pub fn through_iscsi(url: &str, initiator: &str) -> Cohort {
 /// Where `COHORT_DEBIAN` does not name the guest's files.
 pub fn through_socket(socket: &Path) -> Cohort {
     let files = linux::files();
-    Cohort::new(["run", "-i", "-m", &format!("{MEMORY}M"), "--timeout", "95s", "-a", CMDLINE, "-k"])
-        .arg(files.join("vmlinuz"))
-        .arg("--initrd")
-        .arg(files.join("initrd"))
-        .args(["--disk", &format!("{},ro", root().display())])
-        .args(["--disk", &format!("vhost-user={},kind=scsi", socket.display())])
+    Cohort::new([
+        "run",
+        "-i",
+        "-m",
+        &format!("{MEMORY}M"),
+        "--timeout",
+        "240s",
+        "-a",
+        CMDLINE,
+        "-k",
+    ])
+    .arg(files.join("vmlinuz"))
+    .arg("--initrd")
+    .arg(files.join("initrd"))
+    .args(["--disk", &format!("{},ro", root().display())])
+    .args(["--disk", &format!("vhost-user={},kind=scsi", socket.display())])
 }
 
 fn root() -> std::path::PathBuf {

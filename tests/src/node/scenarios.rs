@@ -44,6 +44,23 @@ pub fn reservations_hold([holder, registered, other]: [&mut Node; 3]) {
     assert_eq!(other.succeed("try-both"), FREE, "after CLEAR");
 }
 
+/// A node takes the disk for itself.
+pub fn reserve(node: &mut Node) {
+    let key = KEYS[0];
+    node.succeed(&reserve_out(&format!("--register-ignore --param-sark={key}")));
+    node.succeed(&reserve_out(&format!("--reserve --param-rk={key} --prout-type=3")));
+}
+
+/// The node that did so is known by the disk, even if its guest is another by now; and others are
+/// kept away.
+pub fn reservation_is_known(node: &mut Node, other: &mut Node) {
+    let found = [&mut *node, other].map(|node| node.succeed("try-both"));
+    println!("after a restart of {}: {}", node.name, found.join(", "));
+    assert_eq!(found, [FREE, EXCLUDED]);
+    let held = node.succeed("sg_persist --no-inquiry --in --read-reservation /dev/sda");
+    assert!(held.contains(&format!("Key=0x{}", KEYS[0])), "{held}");
+}
+
 fn reserve_out(arguments: &str) -> String {
     // The first command after a unit attention fails with it.
     format!("sg_turs /dev/sda >/dev/null 2>&1; sg_persist --no-inquiry --out {arguments} /dev/sda")

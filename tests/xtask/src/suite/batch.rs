@@ -118,7 +118,7 @@ impl Batch {
             }
             command += &format!(
                 "echo '{HEADING}{name}'\n\
-                 {there} --include-ignored --test-threads=2{only} || status=1\n"
+                 {there} --include-ignored --show-output --test-threads=2{only} || status=1\n"
             );
         }
         command += "exit $status\n";

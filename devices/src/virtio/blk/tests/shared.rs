@@ -25,7 +25,7 @@ fn run(initiator: &LocalInitiator, cdb: &[u8], data: &[u8]) -> Status {
     let answer = queue.submit(0, command).unwrap_or_else(|| {
         let mut done = Vec::new();
         queue.drain(&mut done);
-        done[0].1
+        done[0].1.clone()
     });
     match answer {
         ServiceResponse::Complete(response) => response.status,
