@@ -139,10 +139,33 @@ const fn long(code: u8, flags: u8) -> [u8; 16] {
     [code, flags, ones, ones, ones, ones, ones, ones, ones, ones, ones, ones, ones, ones, 0, C]
 }
 
+/// By operation code, how many commands have lower ones: those of one code follow one another.
+static BEFORE: [u8; 257] = {
+    let mut before = [0; 257];
+    let mut at = 0;
+    while at < COMMANDS.len() {
+        let code = COMMANDS[at].usage[0] as usize;
+        assert!(at == 0 || COMMANDS[at - 1].usage[0] as usize <= code, "in order");
+        let mut higher = code + 1;
+        while higher < before.len() {
+            before[higher] += 1;
+            higher += 1;
+        }
+        at += 1;
+    }
+    before
+};
+
+/// The commands of an operation code.
+fn of_code(code: u8) -> &'static [Command] {
+    let [from, to] = [usize::from(code), usize::from(code) + 1].map(|at| usize::from(BEFORE[at]));
+    COMMANDS.get(from..to).unwrap_or_default()
+}
+
 /// The command of a CDB of which `given` bytes came.
 pub(super) fn find(cdb: &Cdb, given: u8) -> Result<&'static Command, Fault> {
     let mut known = false;
-    for command in COMMANDS.iter().filter(|command| command.usage[0] == cdb.opcode()) {
+    for command in of_code(cdb.opcode()) {
         known = true;
         if command.action.is_none_or(|action| action == cdb.action()) {
             let length = u8::try_from(command.usage.len()).unwrap_or(u8::MAX);
@@ -160,7 +183,7 @@ pub(super) fn find(cdb: &Cdb, given: u8) -> Result<&'static Command, Fault> {
 pub(super) fn report(cdb: &Cdb) -> Result<Vec<u8>, Fault> {
     let timeouts = cdb.byte(2) & 0x80 != 0;
     let (wanted, action) = (cdb.byte(3), cdb.number::<2>(4));
-    let of_code = || COMMANDS.iter().filter(move |command| command.usage[0] == wanted);
+    let of_code = || of_code(wanted).iter();
     let has_actions = of_code().any(|command| command.action.is_some());
     let matching =
         || of_code().find(|command| command.action.is_some_and(|a| u64::from(a) == action));

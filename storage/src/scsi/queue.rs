@@ -49,6 +49,18 @@ pub struct ScsiQueue {
     answers: Vec<Answer>,
 }
 
+/// What a task waits for that cannot go on.
+enum Wait {
+    /// The disk's answer.
+    Disk,
+    /// Other tasks, or a verdict: whoever ends it wakes the queue.
+    Others,
+    /// Other tasks' turns.
+    Turn,
+    /// Nothing: it is over.
+    Nothing,
+}
+
 impl ScsiQueue {
     pub(super) fn new(target: Target, depth: u16) -> Result<ScsiQueue, DiskError> {
         let host = |source: rustix::io::Errno| DiskError::NoRing { source: source.into() };
@@ -146,8 +158,8 @@ impl ScsiQueue {
             Ok(verdict) => task.judge(verdict, self.target.units()),
             Err(pending) => task.state = State::Judged(pending),
         }
-        let slot = self.tasks.insert(task);
-        self.go_on(slot).map(|(_, response)| response)
+        let slot = self.tasks.reserve();
+        self.run(slot, task).map(|(_, response)| response)
     }
 
     /// Begins work on the medium.
@@ -163,65 +175,85 @@ impl ScsiQueue {
         task.response = Response { data_out, wanted, ..Response::GOOD };
         task.reads = kind == Kind::Read;
         task.steps = Some(steps);
-        let unit = &self.target.units()[number];
+        task.state = State::Asked;
         if let Some((start, end, hold)) = hold {
-            task.held = Some(unit.ranges.acquire(start, end, hold, &self.waker));
+            let ranges = &self.target.units()[number].ranges;
+            let (held, is_granted) = ranges.acquire(start, end, hold, &self.waker);
+            task.held = Some(held);
+            if !is_granted {
+                task.state = State::Held;
+            }
         }
-        task.state = State::Held;
-        let slot = self.tasks.insert(task);
-        self.go_on(slot).map(|(_, response)| response)
+        let slot = self.tasks.reserve();
+        self.run(slot, task).map(|(_, response)| response)
     }
 
-    /// Goes on with a task as far as it gets; its answer, if it has one now.
+    /// Goes on with a task that waited; its answer, if it has one now.
     fn go_on(&mut self, slot: usize) -> Option<(u64, Response)> {
-        let units = self.target.units();
-        let task = self.tasks.get(slot)?;
+        let task = self.tasks.take(slot)?;
+        self.run(slot, task)
+    }
+
+    /// Goes on with a task as far as it gets. It is put into its slot only if it has to wait: most
+    /// reads and writes of what the host has cached do not.
+    fn run(&mut self, slot: usize, mut task: Task) -> Option<(u64, Response)> {
+        match self.advance(slot, &mut task) {
+            Wait::Nothing => {
+                self.tasks.free(slot);
+                let unit = &self.target.units()[task.number];
+                return Some(task.end(unit));
+            }
+            Wait::Others => self.parked.push(slot),
+            Wait::Disk => {}
+            Wait::Turn => {
+                self.ready.push_back(slot);
+                self.waker.wake();
+            }
+        }
+        self.tasks.put(slot, task);
+        None
+    }
+
+    /// Goes on with a task until it has to wait, or is over.
+    fn advance(&mut self, slot: usize, task: &mut Task) -> Wait {
+        if let State::Judged(pending) = &task.state {
+            match pending.take() {
+                Some(verdict) => task.judge(verdict, self.target.units()),
+                None => return Wait::Others,
+            }
+        }
         match &mut task.state {
-            State::Judged(pending) => match pending.take() {
-                Some(verdict) => {
-                    task.judge(verdict, units);
-                    return self.go_on(slot);
-                }
-                None => return self.park(slot),
-            },
+            State::Judged(_) | State::Over => return Wait::Nothing,
             State::Victims(victims) => {
                 victims.retain_mut(|victim| !victim.is_over(&self.waker));
                 let wait = !victims.is_empty();
-                if wait && task.aborted().is_none() {
-                    return self.park(slot);
-                }
-                return self.end(slot);
+                return match wait && task.aborted().is_none() {
+                    true => Wait::Others,
+                    false => Wait::Nothing,
+                };
             }
             State::Held => {
-                let ranges = &units[task.number].ranges;
+                let ranges = &self.target.units()[task.number].ranges;
                 if task.held.as_ref().is_some_and(|held| !ranges.is_granted(held)) {
-                    return self.park(slot);
+                    return Wait::Others;
                 }
             }
             State::Asked => {}
-            State::Over => return self.end(slot),
         }
         for _ in 0..TURN {
-            match self.step(slot) {
+            match self.step(slot, task) {
                 Ok(true) => {}
-                Ok(false) => {
-                    self.tasks.name(slot);
-                    return None;
-                }
-                Err(()) => return self.end(slot),
+                Ok(false) => return Wait::Disk,
+                Err(()) => return Wait::Nothing,
             }
         }
         // The others first.
-        self.tasks.name(slot);
-        self.ready.push_back(slot);
-        self.waker.wake();
-        None
+        Wait::Turn
     }
 
     /// Takes the next step of a task: whether it has been taken already, or is under way; an error
     /// when there is none.
-    fn step(&mut self, slot: usize) -> Result<bool, ()> {
-        let task = self.tasks.get(slot).ok_or(())?;
+    fn step(&mut self, slot: usize, task: &mut Task) -> Result<bool, ()> {
         let unit = &self.target.units()[task.number];
         if task.aborted().is_some() {
             return Err(());
@@ -245,14 +277,14 @@ impl ScsiQueue {
             Ok(disk) => disk,
             Err(error) => {
                 tracing::error!(lun = number, %error, "a logical unit cannot be used");
-                self.fail(slot, sense::INTERNAL_FAILURE.into());
+                task.fail(sense::INTERNAL_FAILURE.into(), &self.target.units()[number]);
                 return Err(());
             }
         };
         let answer = disk.submit(slot as u64, request);
         let is_told = disk.ready_fd().is_some();
         match answer {
-            Some(result) => self.asked(slot, result).map(|()| true),
+            Some(result) => self.asked(task, result).map(|()| true),
             None => {
                 if !is_told {
                     self.waker.wake();
@@ -263,9 +295,8 @@ impl ScsiQueue {
     }
 
     /// Takes note of the answer to a task's request; an error ends the task.
-    fn asked(&mut self, slot: usize, result: Result<(), IoError>) -> Result<(), ()> {
+    fn asked(&self, task: &mut Task, result: Result<(), IoError>) -> Result<(), ()> {
         let Err(error) = result else { return Ok(()) };
-        let task = self.tasks.get(slot).ok_or(())?;
         let (operation, start) = task.asked;
         let unit = &self.target.units()[task.number];
         let lun = task.number;
@@ -280,14 +311,17 @@ impl ScsiQueue {
             );
         }
         let write = operation != Operation::Read;
-        self.fail(slot, Fault::of_io(&error, write, start / u64::from(unit.block)));
+        task.fail(Fault::of_io(&error, write, start / u64::from(unit.block)), unit);
         Err(())
     }
 
-    fn fail(&mut self, slot: usize, fault: Fault) {
-        if let Some(task) = self.tasks.get(slot) {
-            task.fail(fault, &self.target.units()[task.number]);
+    /// A disk has answered a task's request; the task's own answer, if it has one now.
+    fn answered(&mut self, slot: usize, result: Result<(), IoError>) -> Option<(u64, Response)> {
+        let mut task = self.tasks.take(slot)?;
+        if self.asked(&mut task, result).is_err() {
+            task.state = State::Over;
         }
+        self.run(slot, task)
     }
 
     /// The queue of a unit's disk.
@@ -306,19 +340,6 @@ impl ScsiQueue {
             Some(disk) => Ok(disk),
             None => Err(DiskError::NoRing { source: std::io::ErrorKind::NotFound.into() }),
         }
-    }
-
-    fn park(&mut self, slot: usize) -> Option<(u64, Response)> {
-        self.tasks.name(slot);
-        self.parked.push(slot);
-        None
-    }
-
-    /// Ends a task.
-    fn end(&mut self, slot: usize) -> Option<(u64, Response)> {
-        let task = self.tasks.remove(slot)?;
-        let unit = &self.target.units()[task.number];
-        Some(task.end(unit))
     }
 
     /// Goes on with what is under way, and appends the answers there are, without waiting.
@@ -347,11 +368,7 @@ impl ScsiQueue {
         self.disks.iter_mut().flatten().filter(busy).for_each(|disk| disk.poll(&mut answers));
         let answered = !answers.is_empty();
         for (token, result) in answers.drain(..) {
-            let slot = usize::try_from(token).unwrap_or(usize::MAX);
-            done.extend(match self.asked(slot, result) {
-                Ok(()) => self.go_on(slot),
-                Err(()) => self.end(slot),
-            });
+            done.extend(self.answered(usize::try_from(token).unwrap_or(usize::MAX), result));
         }
         self.answers = answers;
         for disk in self.disks.iter_mut().flatten().filter(busy) {

@@ -53,9 +53,9 @@ impl Entry {
 pub(super) struct Held(usize);
 
 impl Ranges {
-    /// Holds blocks `start..end`, or waits for them: `waker` is woken when
+    /// Holds blocks `start..end`, or waits for them (false): `waker` is woken when
     /// [`Ranges::is_granted`].
-    pub(super) fn acquire(&self, start: u64, end: u64, hold: Hold, waker: &Waker) -> Held {
+    pub(super) fn acquire(&self, start: u64, end: u64, hold: Hold, waker: &Waker) -> (Held, bool) {
         let mut table = lock(&self.0);
         let order = table.next;
         table.next += 1;
@@ -67,12 +67,13 @@ impl Ranges {
             entry.waiting = Some(waker.clone());
             table.waiting += 1;
         }
+        let is_granted = entry.waiting.is_none();
         let place = table.free.pop().unwrap_or_else(|| {
             table.places.push(None);
             table.places.len() - 1
         });
         table.places[place] = Some(entry);
-        Held(place)
+        (Held(place), is_granted)
     }
 
     /// Whether the range is held, and not waited for.
@@ -128,7 +129,11 @@ mod tests {
     #[test]
     fn writes_share_and_compare_and_write_does_not() {
         let (ranges, waker) = (Ranges::default(), Waker::new().unwrap());
-        let acquire = |start, end, hold| ranges.acquire(start, end, hold, &waker);
+        let acquire = |start, end, hold| {
+            let (held, is_granted) = ranges.acquire(start, end, hold, &waker);
+            assert_eq!(is_granted, ranges.is_granted(&held));
+            held
+        };
         let first = acquire(0, 8, Hold::Shared);
         let second = acquire(4, 12, Hold::Shared);
         let alone = acquire(7, 8, Hold::Alone);
@@ -153,9 +158,9 @@ mod tests {
     #[test]
     fn who_gives_up_waiting_is_no_obstacle() {
         let (ranges, waker) = (Ranges::default(), Waker::new().unwrap());
-        let first = ranges.acquire(0, 1, Hold::Alone, &waker);
-        let second = ranges.acquire(0, 2, Hold::Alone, &waker);
-        let third = ranges.acquire(1, 2, Hold::Shared, &waker);
+        let (first, _) = ranges.acquire(0, 1, Hold::Alone, &waker);
+        let (second, _) = ranges.acquire(0, 2, Hold::Alone, &waker);
+        let (third, _) = ranges.acquire(1, 2, Hold::Shared, &waker);
         assert!(!ranges.is_granted(&third));
         ranges.release(second);
         assert!(ranges.is_granted(&third));

@@ -169,7 +169,8 @@ impl Sense {
 
     /// What another target sent, cut to what can be passed on.
     pub(crate) fn received(from: &[u8]) -> Sense {
-        Sense(Some(from.get(..SENSE_MAX).unwrap_or(from).into()))
+        let from = from.get(..SENSE_MAX).unwrap_or(from);
+        Sense((!from.is_empty()).then(|| from.into()))
     }
 
     /// The bytes.

@@ -190,39 +190,37 @@ impl Tasks {
         self.len() >= usize::from(self.depth)
     }
 
-    pub(super) fn insert(&mut self, task: Task) -> usize {
-        let slot = self.free.pop().unwrap_or_else(|| {
+    /// A slot that nobody else has, until [`Tasks::free`].
+    pub(super) fn reserve(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
             self.places.push(None);
             self.places.len() - 1
-        });
+        })
+    }
+
+    /// Puts a task that waits into its slot, and makes it known to ABORT TASK, as it is not answered
+    /// at once.
+    pub(super) fn put(&mut self, slot: usize, mut task: Task) {
+        if task.id.is_none() {
+            task.id = Some(self.next);
+            task.access.name(task.tag, self.next, task.epoch, task.counts);
+            self.next += 1;
+        }
         self.places[slot] = Some(task);
-        slot
     }
 
-    pub(super) fn get(&mut self, slot: usize) -> Option<&mut Task> {
-        self.places.get_mut(slot)?.as_mut()
+    /// Takes a task out of its slot, which stays its own.
+    pub(super) fn take(&mut self, slot: usize) -> Option<Task> {
+        self.places.get_mut(slot)?.take()
     }
 
-    pub(super) fn remove(&mut self, slot: usize) -> Option<Task> {
-        let task = self.places.get_mut(slot)?.take()?;
+    /// The task that has the slot is over.
+    pub(super) fn free(&mut self, slot: usize) {
         self.free.push(slot);
-        Some(task)
     }
 
     pub(super) fn remove_all(&mut self) -> Vec<Task> {
         self.free.clear();
         self.places.drain(..).flatten().collect()
-    }
-
-    /// Makes a task known to ABORT TASK, as it is not answered at once.
-    pub(super) fn name(&mut self, slot: usize) {
-        let id = self.next;
-        if let Some(task) = self.get(slot)
-            && task.id.is_none()
-        {
-            task.id = Some(id);
-            task.access.name(task.tag, id, task.epoch, task.counts);
-            self.next += 1;
-        }
     }
 }
