@@ -58,9 +58,17 @@ pub(crate) struct Hit {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Faults(Arc<Mutex<State>>);
 
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    first: usize,
+    /// The calls after the first fail, too.
+    on_and_on: bool,
+    fault: Fault,
+}
+
 #[derive(Debug, Default)]
 struct State {
-    plan: Option<(usize, Fault)>,
+    plan: Option<Plan>,
     calls: usize,
     hit: Option<Hit>,
 }
@@ -82,8 +90,23 @@ impl Drop for Installed {
 impl Faults {
     /// Lets a call fail like this, after so many more that do not.
     pub(crate) fn fail_after(&self, calls: usize, fault: Fault) {
+        self.plan(calls, false, fault);
+    }
+
+    /// Lets all calls fail like this, after so many more that do not, until [`Faults::heal`].
+    pub(crate) fn fail_from(&self, calls: usize, fault: Fault) {
+        self.plan(calls, true, fault);
+    }
+
+    fn plan(&self, calls: usize, on_and_on: bool, fault: Fault) {
         let mut state = self.0.lock().unwrap();
-        (state.plan, state.hit) = (Some((state.calls + calls, fault)), None);
+        let first = state.calls + calls;
+        (state.plan, state.hit) = (Some(Plan { first, on_and_on, fault }), None);
+    }
+
+    /// No call fails any more.
+    pub(crate) fn heal(&self) {
+        self.0.lock().unwrap().plan = None;
     }
 
     /// Has a say on the images that this thread opens from now on.
@@ -112,8 +135,9 @@ impl Faults {
         let mut state = self.0.lock().unwrap();
         let number = state.calls;
         state.calls += 1;
-        let (_, fault) = state.plan.filter(|(wanted, _)| *wanted == number)?;
+        let is_meant = |plan: &Plan| number == plan.first || plan.on_and_on && number > plan.first;
+        let plan = state.plan.filter(is_meant)?;
         state.hit = Some(Hit { call, time });
-        Some(fault)
+        Some(plan.fault)
     }
 }

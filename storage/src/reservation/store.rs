@@ -46,7 +46,7 @@ pub struct Store {
 struct State {
     /// What is durable.
     contents: Contents,
-    /// A write failed: what is in the other slot is not known.
+    /// A write failed and could not be taken back: what is in the other slot is not known.
     uncertain: bool,
 }
 
@@ -97,8 +97,10 @@ impl Store {
     /// Keeps what a loss of power is to leave of these reservations, durably. Only one logical unit
     /// of a server may have this identity; `lun` is where it is found now.
     ///
-    /// If this fails, what is kept is what was kept before, or these: the command that made the
-    /// change must not be answered with GOOD, nor its change stand.
+    /// If this fails, the command that made the change must not be answered with GOOD, nor its
+    /// change stand. What is kept is what was kept before: the change is taken back where it may
+    /// have reached the file. Where the file takes nothing at all any more, it can be either until
+    /// a later call succeeds.
     pub fn save(
         &self,
         lun: u16,
@@ -119,11 +121,43 @@ impl Store {
         }
         let next = Contents { sequence: state.contents.sequence + 1, units };
         let bytes = next.encode().map_err(|what| StoreError::Full { path: path.into(), what })?;
-        state.uncertain = true;
-        self.image.write_at(&bytes, next.place()).map_err(StoreError::host(path, "write"))?;
-        self.image.sync().map_err(StoreError::host(path, "sync"))?;
-        *state = State { contents: next, uncertain: false };
-        Ok(())
+        let saved = self.put(&bytes, next.place());
+        if saved.is_ok() {
+            *state = State { contents: next, uncertain: false };
+        } else {
+            // Whoever starts anew must not find what an initiator was told did not happen.
+            state.uncertain = true;
+            self.take_back(&mut state);
+        }
+        saved
+    }
+
+    /// Tries again to take back what a failed [`Store::save`] may have left, if it has. Nothing
+    /// depends on it.
+    pub(crate) fn settle(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.uncertain {
+            self.take_back(&mut state);
+        }
+    }
+
+    /// Writes what is durable over what is not certain. The slot with what is durable is left
+    /// alone, so that this is as safe as any other change.
+    fn take_back(&self, state: &mut State) {
+        let units = state.contents.units.clone();
+        let same = Contents { sequence: state.contents.sequence + 1, units };
+        let Ok(bytes) = same.encode() else { return };
+        if self.put(&bytes, same.place()).is_ok() {
+            *state = State { contents: same, uncertain: false };
+        }
+    }
+
+    /// Writes a slot, durably. After a sync that failed, bytes that are written again are synced
+    /// again, too.
+    fn put(&self, bytes: &[u8], at: u64) -> Result<(), StoreError> {
+        let path = self.path();
+        self.image.write_at(bytes, at).map_err(StoreError::host(path, "write"))?;
+        self.image.sync().map_err(StoreError::host(path, "sync"))
     }
 }
 

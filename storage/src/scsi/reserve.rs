@@ -9,7 +9,7 @@ use super::opcodes::Kind;
 use super::sense::{self, Fault, Field};
 use super::target::{Target, TargetError};
 use super::wake::{Waker, lock};
-use crate::reservation::{Effects, Refusal, Reservations};
+use crate::reservation::{Effects, Refusal, Reservations, SenseCode, StoreError};
 
 /// How a reservation command ended.
 #[derive(Debug)]
@@ -151,9 +151,14 @@ impl Target {
                     if self.lines().allows() {
                         tracing::error!(lun, %error, "reservations cannot be saved: they stay as they were");
                     }
-                    return Err(Verdict::Check(sense::INTERNAL_FAILURE.into()));
+                    let code = match error {
+                        StoreError::Full { .. } => SenseCode::NO_ROOM,
+                        _ => sense::INTERNAL_FAILURE,
+                    };
+                    return Err(Verdict::Check(code.into()));
                 }
             }
+            Some(store) => store.settle(),
             None if next.aptpl() => {
                 // APTPL: there is no file to keep them in.
                 return Err(Verdict::Check(Fault::list(20, Some(0))));

@@ -13,6 +13,7 @@ mod info;
 mod initiator;
 mod medium;
 mod reservations;
+mod saving;
 mod shared;
 mod shared_medium;
 mod tasks;

@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::crash::{Files, Walk, samples};
+use crate::image::fault::{Fault, Faults};
 use crate::reservation::InitiatorPort;
 
 /// In memory, where there is such a place: there are many states to look at.
@@ -79,6 +80,82 @@ fn after_a_write_that_failed_the_same_slot_is_written() {
     let now = fs::read(&path).unwrap();
     assert!(now[..32] != whole[..32] && now[at..] == whole[at..]);
     assert!(!store.state.lock().unwrap().uncertain);
+}
+
+/// Ways in which a slot's write or its sync fails: the calls before that do not, and how.
+fn failures() -> Vec<(usize, Fault)> {
+    let fault = |no_space, written| Fault { no_space, written };
+    vec![
+        (0, fault(true, 0)),
+        (0, fault(false, 0)),
+        (0, fault(true, 60)),
+        (0, fault(false, 100)),
+        (1, fault(false, 0)),
+    ]
+}
+
+/// Who starts anew after a save that failed finds what there was before.
+#[test]
+fn a_save_that_failed_is_taken_back() {
+    for (calls, fault) in failures() {
+        let folder = folder();
+        let path = folder.path().join("state");
+        let (faults, recorder) = (Faults::default(), Recorder::default());
+        let installed = (faults.install(), recorder.install());
+        let store = Store::open(&path).unwrap();
+        store.save(0, "a", &reservations(1, true)).unwrap();
+        faults.fail_after(calls, fault);
+        // Long enough to be torn.
+        let error = store.save(0, "a", &reservations(250, true)).unwrap_err();
+        assert!(matches!(error, StoreError::Host { .. }), "{error}");
+        assert!(faults.hit().is_some());
+        assert_eq!(count(&store, "a"), 1);
+        let failed = recorder.len();
+        store.save(1, "b", &reservations(2, true)).unwrap();
+        drop((store, installed));
+        // From the moment at which the failure is told, no crash brings it back.
+        let changes = recorder.changes();
+        let walk = Walk { changes: &changes, begin: failed, samples: 20, seed: 7 };
+        let states = walk.each(Files::default(), |_, _| {
+            let store = Store::open(&path).map_err(|error| error.to_string())?;
+            match (count(&store, "a"), count(&store, "b")) {
+                (1, 0 | 2) => Ok(()),
+                found => Err(format!("{calls} {fault:?}: {found:?}")),
+            }
+        });
+        let states = states.unwrap_or_else(|what| panic!("{what}"));
+        assert!(states >= 3, "{states}");
+    }
+}
+
+/// Where nothing can be written any more, the file has the old or the new, and once it can, what
+/// initiators were told.
+#[test]
+fn what_cannot_be_taken_back_is_later() {
+    for (calls, fault) in failures() {
+        let folder = folder();
+        let path = folder.path().join("state");
+        let faults = Faults::default();
+        let installed = faults.install();
+        let store = Store::open(&path).unwrap();
+        store.save(0, "a", &reservations(1, true)).unwrap();
+        faults.fail_from(calls, fault);
+        for _ in 0..3 {
+            store.save(0, "a", &reservations(250, true)).unwrap_err();
+            store.settle();
+            assert_eq!(count(&store, "a"), 1);
+        }
+        let copy = folder.path().join("copy");
+        fs::copy(&path, &copy).unwrap();
+        drop(installed);
+        let found = count(&Store::open(&copy).unwrap(), "a");
+        assert!([1, 250].contains(&found), "{found}");
+        faults.heal();
+        store.settle();
+        assert!(!store.state.lock().unwrap().uncertain);
+        drop(store);
+        assert_eq!(count(&Store::open(&path).unwrap(), "a"), 1);
+    }
 }
 
 #[test]
