@@ -66,14 +66,7 @@ impl<'a> Walk<'a> {
     ) -> Result<usize, String> {
         let (before, after) = self.changes.split_at(self.begin);
         before.iter().for_each(|(path, change)| files.apply(path, change));
-        let changing: BTreeSet<PathBuf> = after
-            .iter()
-            .filter(|(_, change)| !change.is_sync() && *change != Change::SyncFolder)
-            .flat_map(|(path, change)| match change {
-                Change::Rename(next) => vec![path.clone(), next.clone()],
-                _ => vec![path.clone()],
-            })
-            .collect();
+        let changing = changing(after);
         let (mut dice, mut number) = (Dice::new(self.seed), 0);
         for time in self.begin..=self.changes.len() {
             if let Some((path, change)) = time.checked_sub(self.begin + 1).map(|last| &after[last])
@@ -92,6 +85,24 @@ impl<'a> Walk<'a> {
         Ok(number)
     }
 
+    /// The same for the moment after the last change only, in so many states besides the plain one.
+    pub(crate) fn end(
+        &self,
+        mut files: Files<'a>,
+        mut look: impl FnMut() -> Result<(), String>,
+    ) -> Result<(), String> {
+        self.changes.iter().for_each(|(path, change)| files.apply(path, change));
+        let (changing, mut dice) = (changing(self.changes), Dice::new(self.seed));
+        for number in 0..=self.samples {
+            let crashed = files.crash(number == 0, &mut dice);
+            crashed.store(&changing).unwrap();
+            let time = self.changes.len();
+            let state = State { time, number, crashed: &crashed, files: &files };
+            look().map_err(|what| self.told(&state, &what))?;
+        }
+        Ok(())
+    }
+
     fn told(&self, state: &State<'_>, what: &str) -> String {
         let last = self.changes[..state.time].iter().rev().take(6);
         let last: Vec<String> = last.map(|(path, change)| short(path, change)).collect();
@@ -103,6 +114,18 @@ impl<'a> Walk<'a> {
             state.crashed.told
         )
     }
+}
+
+/// The files that change.
+fn changing(changes: &[(PathBuf, Change)]) -> BTreeSet<PathBuf> {
+    changes
+        .iter()
+        .filter(|(_, change)| !change.is_sync() && *change != Change::SyncFolder)
+        .flat_map(|(path, change)| match change {
+            Change::Rename(next) => vec![path.clone(), next.clone()],
+            _ => vec![path.clone()],
+        })
+        .collect()
 }
 
 /// A change in a line.

@@ -8,10 +8,12 @@ use super::{Command, Nexus, Response, ScsiQueue, Status, Target, TaskManagement,
 use crate::reservation::{InitiatorPort, Reservations, SenseCode};
 use crate::{AlignedBuffer, Buffers, Bytes, Disk, DiskOptions, EngineChoice};
 
+mod blocks;
 mod hostile;
 mod info;
 mod initiator;
 mod medium;
+mod model;
 mod reservations;
 mod saving;
 mod shared;
@@ -191,7 +193,9 @@ impl Rig {
 
 /// Bytes that differ from block to block.
 fn pattern(seed: u8, blocks: usize) -> Vec<u8> {
-    (0..blocks * BLOCK)
-        .map(|at| seed.wrapping_add(u8::try_from(at / BLOCK % 199 + at % 7).unwrap()))
-        .collect()
+    bytes(seed, blocks * BLOCK)
+}
+
+fn bytes(seed: u8, len: usize) -> Vec<u8> {
+    (0..len).map(|at| seed.wrapping_add(u8::try_from(at / BLOCK % 199 + at % 7).unwrap())).collect()
 }
