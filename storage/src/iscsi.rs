@@ -16,7 +16,7 @@
 //! which reservations belong, is its name and ISID, whatever connection it comes over.
 //!
 //! **Clients are strangers.** Lengths are believed only within what was agreed on, and what one
-//! client can have the server keep is bounded by [`ServerLimits`].
+//! client, or all of them, can have the server keep is bounded by [`ServerLimits`] (memory.rs).
 
 mod chap;
 mod connection;
@@ -28,6 +28,7 @@ mod input;
 mod keys;
 mod limits;
 mod login;
+mod memory;
 mod names;
 mod negotiation;
 mod output;

@@ -11,8 +11,13 @@ pub struct ServerLimits {
     pub login_time: Duration,
     /// Commands of a session at a time: its window of command numbers.
     pub commands: u16,
-    /// Bytes of memory for the data of a session's commands. Commands beyond wait, with no more
-    /// than their first bursts kept.
+    /// Bytes of memory for the data of the commands of all sessions together. Half of it is shared,
+    /// and each connection has its part of the other half for itself. Commands beyond wait; of
+    /// those for whose unsolicited data there is no room either, initiators are told that the task
+    /// set is full. What is received and sent besides takes up to 6 MiB of each session.
+    pub server_bytes: usize,
+    /// Bytes of memory for the data of a session's commands, at most half of `server_bytes`.
+    /// Commands beyond wait.
     pub session_bytes: usize,
     /// Bytes of data of one command. What a command transfers beyond is an error.
     pub command_bytes: usize,
@@ -36,6 +41,7 @@ impl Default for ServerLimits {
             connections: 64,
             login_time: Duration::from_secs(15),
             commands: 128,
+            server_bytes: 256 << 20,
             session_bytes: 64 << 20,
             command_bytes: 32 << 20,
             receive_segment: 256 << 10,
@@ -60,7 +66,10 @@ impl ServerLimits {
         self.max_burst = self.max_burst.clamp(262_144, (1 << 24) - 4);
         self.outstanding_r2t = self.outstanding_r2t.clamp(1, 65_535);
         self.command_bytes = self.command_bytes.clamp(1 << 20, 1 << 30);
-        self.session_bytes = self.session_bytes.max(self.command_bytes);
+        self.server_bytes = self.server_bytes.max(2 << 20);
+        // A command has to fit into what is shared.
+        self.command_bytes = self.command_bytes.min(self.server_bytes / 2);
+        self.session_bytes = self.session_bytes.clamp(self.command_bytes, self.server_bytes / 2);
         self.login_time = self.login_time.max(second / 10);
         self.idle_time = self.idle_time.max(second / 10);
         self.answer_time = self.answer_time.max(second / 10);

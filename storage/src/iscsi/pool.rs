@@ -3,6 +3,7 @@
 //! What a command left in it stays there, which is no leak: it belongs to the same initiator, and
 //! only what the disk filled is ever sent.
 
+use super::memory::Share;
 use crate::AlignedBuffer;
 
 /// Sizes that are kept, as powers of two: 4 KiB to 1 MiB.
@@ -37,11 +38,13 @@ impl Pool {
     }
 
     /// Memory for `len` bytes or more, with anything in it.
-    pub(super) fn take(&mut self, len: usize) -> AlignedBuffer {
+    pub(super) fn take(&mut self, len: usize, share: &mut Share) -> AlignedBuffer {
         let spare = class(len).and_then(|class| self.spare.get_mut(class)?.pop());
         match spare {
             Some(memory) => {
                 self.kept -= Pool::size(len);
+                // Whoever takes it is charged for it.
+                share.give(Pool::size(len));
                 memory
             }
             None => AlignedBuffer::new(Pool::size(len)),
@@ -49,36 +52,49 @@ impl Pool {
     }
 
     /// Memory that came from here and is free again.
-    pub(super) fn give(&mut self, mut memory: AlignedBuffer) {
+    pub(super) fn give(&mut self, mut memory: AlignedBuffer, share: &mut Share) {
         let len = memory.bytes().len();
         if let Some(spare) = class(len).and_then(|class| self.spare.get_mut(class))
             && self.kept + len <= KEPT_MAX
+            && share.keep(len)
         {
             self.kept += len;
             spare.push(memory);
         }
     }
+
+    /// Keeps nothing.
+    pub(super) fn clear(&mut self, share: &mut Share) {
+        self.spare = Default::default();
+        share.give(std::mem::take(&mut self.kept));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::iscsi::limits::ServerLimits;
+    use crate::iscsi::memory::Memory;
 
     #[test]
     fn memory_is_used_again_and_what_is_kept_is_bounded() {
+        let memory = Arc::new(Memory::new(&ServerLimits::default()));
+        let share = &mut memory.share().unwrap();
         let mut pool = Pool::default();
         for (len, size) in
             [(0, 0), (1, 4096), (4097, 8192), (1 << 20, 1 << 20), (1_048_577, 1_048_577)]
         {
             assert_eq!(Pool::size(len), size);
         }
-        let mut memory = pool.take(5000);
+        let mut memory = pool.take(5000, share);
         memory.bytes()[0] = 7;
-        pool.give(memory);
-        assert_eq!((pool.kept, pool.take(8000).bytes()[0], pool.kept), (8192, 7, 0));
+        pool.give(memory, share);
+        assert_eq!((pool.kept, pool.take(8000, share).bytes()[0], pool.kept), (8192, 7, 0));
         let sizes = std::iter::repeat_n(1 << 20, 20).chain([3 << 20]);
-        let all: Vec<_> = sizes.map(|len| pool.take(len)).collect();
-        all.into_iter().for_each(|memory| pool.give(memory));
+        let all: Vec<_> = sizes.map(|len| pool.take(len, share)).collect();
+        all.into_iter().for_each(|memory| pool.give(memory, share));
         assert_eq!(pool.kept, KEPT_MAX);
     }
 }

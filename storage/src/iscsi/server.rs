@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::connection;
 use super::limits::ServerLimits;
 use super::login::Policy;
+use super::memory::Memory;
 use super::names::IscsiName;
 use super::poller::{Bell, Order};
 use super::registry::{Connected, Registry, SessionStatus};
@@ -74,6 +75,7 @@ pub(super) struct Shared {
     pub(super) target: Target,
     pub(super) policy: Policy,
     pub(super) registry: Arc<Registry>,
+    pub(super) memory: Arc<Memory>,
     /// Where it listens.
     pub(super) addresses: Vec<SocketAddr>,
     started: Instant,
@@ -114,9 +116,11 @@ impl Server {
         }
         let failed = |source: io::Error| ServerError::Start { source };
         let bell = Arc::new(Bell::new().map_err(|error| failed(error.into()))?);
+        let limits = limits.in_range();
         let shared = Arc::new(Shared {
             target,
-            policy: Policy { target: iqn, chap, limits: limits.in_range() },
+            memory: Arc::new(Memory::new(&limits)),
+            policy: Policy { target: iqn, chap, limits },
             registry: Arc::default(),
             addresses: bound,
             started: Instant::now(),

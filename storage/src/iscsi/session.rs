@@ -11,8 +11,8 @@
 //! ```
 //!
 //! **What a client can have the session keep is bounded**: commands by the window of numbers,
-//! their data by `session_bytes` (commands beyond wait without memory), what is to be sent by
-//! taking no more from a client that does not take what it is sent.
+//! their data by `session_bytes` and what all share (memory.rs), what is to be sent by taking no
+//! more from a client that does not take what it is sent.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -25,6 +25,7 @@ use super::digest::Digests;
 use super::input::{Filled, Input};
 use super::limits::ServerLimits;
 use super::login::Admitted;
+use super::memory::Share;
 use super::names::initiator_port;
 use super::negotiation::Agreed;
 use super::output::Output;
@@ -39,6 +40,7 @@ mod command;
 mod control;
 mod data;
 mod manage;
+mod room;
 
 use command::Task;
 use control::{Ping, Text};
@@ -64,6 +66,8 @@ pub(super) enum End {
     Protocol(String),
     /// It does not answer, or takes nothing.
     Silent,
+    /// Others wait for memory that it does next to nothing with.
+    Slow,
     Host(io::Error),
     Ordered(Order),
 }
@@ -74,6 +78,7 @@ impl fmt::Display for End {
             End::Logout => f.write_str("the initiator logged out"),
             End::Closed => f.write_str("the initiator closed the connection"),
             End::Protocol(why) => f.write_str(why),
+            End::Slow => f.write_str("the initiator is too slow with memory that others need"),
             End::Silent => f.write_str("the initiator does not answer"),
             End::Host(error) => write!(f, "the connection failed: {error}"),
             End::Ordered(Order::Stop) => f.write_str("the server stops"),
@@ -133,13 +138,21 @@ pub(super) struct Session<'s> {
     barrier: bool,
     /// Bytes of memory for data.
     used: usize,
+    /// It is in line for memory.
+    in_line: bool,
+    /// Bytes of data of commands that have no memory yet.
+    early_data: usize,
     pool: Pool,
+    /// When others began to wait for its memory, and how many bytes it had moved by then.
+    pressed: Option<(Instant, u64)>,
     next_transfer: u32,
     functions: Vec<Function>,
     text: Text,
     ping: Ping,
     output: Output,
     done: Vec<(u64, Response)>,
+    /// Dropped last, when all memory is free.
+    share: Share,
 }
 
 impl<'s> Session<'s> {
@@ -179,13 +192,17 @@ impl<'s> Session<'s> {
             running: 0,
             barrier: false,
             used: 0,
+            in_line: false,
+            early_data: 0,
             pool: Pool::default(),
+            pressed: None,
             next_transfer: 0,
             functions: Vec::new(),
             text: Text::default(),
             ping: Ping::new(),
             output,
             done: Vec::new(),
+            share: shared.memory.share()?,
         })
     }
 
@@ -230,6 +247,7 @@ impl<'s> Session<'s> {
         if let Some(scsi) = &self.scsi {
             poller.add(scsi.queue.ready_fd()).map_err(io::Error::from)?;
         }
+        poller.add(self.share.fd()).map_err(io::Error::from)?;
         // Bytes may have come behind the last request of login.
         let mut readable = true;
         let mut sent_at = Instant::now();
@@ -246,11 +264,13 @@ impl<'s> Session<'s> {
                 }
             }
             let backlog = self.take(input)?;
+            self.share.look();
             self.collect();
             self.start_waiting();
             let queued = self.output.queued();
-            self.used -= self.output.flush(&mut socket)?.min(self.used);
-            self.output.free().for_each(|memory| self.pool.give(memory));
+            let sent = self.output.flush(&mut socket)?;
+            self.release(sent);
+            self.output.free().for_each(|memory| self.pool.give(memory, &mut self.share));
             self.start_waiting();
             if let Some(order) = place.bell.order() {
                 return Err(End::Ordered(order));
@@ -259,7 +279,8 @@ impl<'s> Session<'s> {
             if self.output.is_empty() || self.output.queued() < queued {
                 sent_at = now;
             }
-            let pause = self.patience(now, sent_at)?;
+            let moved = input.received() + self.output.sent();
+            let pause = self.patience(now, sent_at)?.min(self.make_way(now, moved)?);
             self.count(input);
             // What was not taken for want of room is taken once something was sent.
             let more = (readable || backlog) && !self.is_full();
@@ -429,6 +450,7 @@ impl<'s> Session<'s> {
         let early = if pdu.header.opcode() == opcode::SCSI_COMMAND {
             self.early_bytes -= pdu.data.len();
             match self.accept(pdu)? {
+                Some(tag) if self.bound_early(tag) => return Ok(()),
                 Some(tag) => Early::Task(tag),
                 None => return Ok(()),
             }

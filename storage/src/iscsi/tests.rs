@@ -15,6 +15,7 @@ use crate::{Bytes, Disk};
 
 mod faults;
 mod login;
+mod memory;
 mod sessions;
 mod transfers;
 

@@ -61,6 +61,8 @@ pub(super) struct Task {
     pub(super) unsolicited: bool,
     /// Data was lost: the command fails when no more can come.
     pub(super) spoiled: bool,
+    /// The reason is that there was no room for it.
+    pub(super) full: bool,
     pub(super) next_data_sn: u32,
     /// Data that came before the turn.
     pub(super) early: Vec<u8>,
@@ -82,6 +84,11 @@ pub(super) struct Task {
 impl Task {
     pub(super) fn is_submitted(&self) -> bool {
         self.submitted
+    }
+
+    /// Whether it has memory for data that the initiator has yet to send.
+    pub(super) fn lacks_data(&self) -> bool {
+        self.started && !self.submitted
     }
 
     /// Whether all data is there that it ever gets.
@@ -153,6 +160,7 @@ impl Session<'_> {
             (true, true) => additional.read_len.unwrap_or(0),
             (false, _) => 0,
         };
+        self.early_data += pdu.data.len();
         self.tasks.insert(
             tag,
             Task {
@@ -167,6 +175,7 @@ impl Session<'_> {
                 submitted: false,
                 unsolicited: flags & 0x80 == 0,
                 spoiled: false,
+                full: false,
                 next_data_sn: 0,
                 early: pdu.data.to_vec(),
                 memory: None,
@@ -196,10 +205,32 @@ impl Session<'_> {
             Turn::Simple | Turn::Ordered => self.waiting.push_back(tag),
         }
         self.start_waiting();
+        self.bound_early(tag);
+    }
+
+    /// Lets go of the data of a command that waits, if there is no room for it: its initiator is
+    /// told that the task set is full, and sends it again later. Says whether that was so.
+    pub(super) fn bound_early(&mut self, tag: u32) -> bool {
+        let Some(task) = self.tasks.get_mut(&tag) else { return false };
+        if self.early_data <= self.share.early_max() || task.early.is_empty() {
+            return false;
+        }
+        self.early_data -= std::mem::take(&mut task.early).len();
+        (task.spoiled, task.full) = (true, true);
+        self.give_up(tag);
+        true
     }
 
     /// Starts the commands for which there is memory, in order.
     pub(super) fn start_waiting(&mut self) {
+        if !self.start_those_with_room() && self.in_line {
+            self.share.leave();
+            self.in_line = false;
+        }
+    }
+
+    /// The same; says whether one waits for memory that all sessions share.
+    fn start_those_with_room(&mut self) -> bool {
         while let Some(&tag) = self.waiting.front() {
             let Some(task) = self.tasks.get_mut(&tag) else {
                 self.waiting.pop_front();
@@ -207,15 +238,25 @@ impl Session<'_> {
             };
             let most = self.shared.policy.limits.command_bytes;
             let out = usize::try_from(task.expected_out).unwrap_or(usize::MAX);
+            // What is lost already needs no memory.
+            let out = if task.spoiled { 0 } else { out };
             let room = usize::try_from(task.expected_in).unwrap_or(usize::MAX).min(most);
             let cost = Pool::size(out).saturating_add(Pool::size(room));
             let too_long = out > most || cost > self.shared.policy.limits.session_bytes;
             let ordered = task.turn == Turn::Ordered;
             if self.barrier || (ordered && self.running > 0) {
-                return;
+                return false;
             }
             if !too_long && self.used + cost > self.shared.policy.limits.session_bytes {
-                return;
+                return false;
+            }
+            if !too_long && !self.share.take(cost) {
+                self.in_line = true;
+                // What is kept for later may do.
+                self.pool.clear(&mut self.share);
+                if !self.share.take(cost) {
+                    return true;
+                }
             }
             self.waiting.pop_front();
             self.running += 1;
@@ -228,8 +269,9 @@ impl Session<'_> {
             self.used += cost;
             task.cost = cost;
             if out > 0 {
-                let mut memory = self.pool.take(out);
+                let mut memory = self.pool.take(out, &mut self.share);
                 let early = std::mem::take(&mut task.early);
+                self.early_data -= early.len();
                 if let Some(place) = memory.bytes().get_mut(..early.len()) {
                     place.copy_from_slice(&early);
                 }
@@ -237,6 +279,7 @@ impl Session<'_> {
             }
             self.advance(tag);
         }
+        false
     }
 
     /// Goes on with a command: asks for more data, or has it carried out.
@@ -268,7 +311,7 @@ impl Session<'_> {
         let data_in;
         (task.lent, data_in) = match room {
             0 => (None, Buffers::none()),
-            _ => lend(self.pool.take(room), room),
+            _ => lend(self.pool.take(room, &mut self.share), room),
         };
         task.submitted = true;
         let command = Command {
@@ -288,6 +331,7 @@ impl Session<'_> {
     /// sent is charged on.
     pub(super) fn forget(&mut self, tag: u32) -> Option<Task> {
         let task = self.tasks.remove(&tag)?;
+        self.early_data -= task.early.len();
         if task.started {
             self.running -= 1;
             if task.turn == Turn::Ordered {
@@ -312,16 +356,16 @@ impl Session<'_> {
         let Some(mut task) = self.forget(tag) else { return };
         // The disk is through with the memory, so nobody else has it.
         if let Some(Ok(memory)) = task.sent.take().map(Arc::try_unwrap) {
-            self.pool.give(memory);
+            self.pool.give(memory, &mut self.share);
         }
         let memory = task.lent.take().map(Arc::try_unwrap);
         if response.silent {
-            self.used -= task.cost;
+            self.release(task.cost);
             return;
         }
         if let Some(Err(_)) = memory {
             tracing::error!("memory of an answered command is still in use");
-            self.used -= task.cost;
+            self.release(task.cost);
             return self.respond_failure(tag);
         }
         self.answer(tag, &task, response, memory.and_then(Result::ok));

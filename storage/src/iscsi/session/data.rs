@@ -116,7 +116,9 @@ impl Session<'_> {
                 "data that ends where it should not",
             ));
         }
-        task.take(offset, pdu.data);
+        if task.take(offset, pdu.data) {
+            self.early_data += pdu.data.len();
+        }
         task.received += len;
         if transfer == pdu::NO_TAG {
             task.next_data_sn = task.next_data_sn.wrapping_add(1);
@@ -128,7 +130,7 @@ impl Session<'_> {
             r2t.received += len;
             r2t.next_data_sn = r2t.next_data_sn.wrapping_add(1);
         }
-        if last {
+        if !self.bound_early(tag) && last {
             self.advance(tag);
         }
         Ok(())
@@ -159,7 +161,10 @@ impl Session<'_> {
             return;
         }
         if let Some(task) = self.forget(tag) {
-            self.used -= task.cost;
+            self.release(task.cost);
+            if task.full {
+                return self.respond_full(tag, &task);
+            }
             self.respond_check(tag, &task, PROTOCOL_SERVICE_CRC_ERROR);
         }
     }
@@ -178,7 +183,7 @@ impl Session<'_> {
         if room && u64::from(task.expected_in) > most && response.wanted > most {
             // What the initiator expects is more than this server moves at a time, so the data
             // is not all there; half of it must not look like the whole.
-            self.used -= task.cost;
+            self.release(task.cost);
             return self.respond_check(tag, task, INVALID_FIELD_IN_CDB);
         }
         let bidirectional = task.expected_out > 0 && task.expected_in > 0;
@@ -202,7 +207,7 @@ impl Session<'_> {
                 data_pdus = self.data_in(tag, data, status, &mut batch);
                 self.output.push_batch(batch);
             }
-            None => self.used -= task.cost,
+            None => self.release(task.cost),
         }
         if collapse {
             return;
@@ -287,6 +292,14 @@ impl Session<'_> {
         self.respond(header, &sense);
     }
 
+    /// Has the initiator send a command again later (SAM-5 5.3.1).
+    fn respond_full(&mut self, tag: u32, task: &Task) {
+        let mut header = Header::new(opcode::SCSI_RESPONSE, FINAL | UNDERFLOW);
+        header.set(3, &[Status::TaskSetFull as u8]).set_u32(16, tag);
+        header.set_u32(44, task.expected_out);
+        self.respond(header, &[]);
+    }
+
     /// Answers a command that failed here, not at the disk (section 11.4.3: target failure).
     pub(super) fn respond_failure(&mut self, tag: u32) {
         let mut header = Header::new(opcode::SCSI_RESPONSE, FINAL);
@@ -296,8 +309,8 @@ impl Session<'_> {
 }
 
 impl Task {
-    /// Puts data where it belongs: in the memory, or aside while there is none.
-    fn take(&mut self, offset: u32, data: &[u8]) {
+    /// Puts data where it belongs: in the memory, or aside while there is none, and says so.
+    fn take(&mut self, offset: u32, data: &[u8]) -> bool {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         match &mut self.memory {
             Some(memory) => {
@@ -305,9 +318,13 @@ impl Task {
                 if let Some(place) = memory.bytes().get_mut(start..end) {
                     place.copy_from_slice(data);
                 }
+                false
             }
             // Data follows what came before, as was checked.
-            None => self.early.extend_from_slice(data),
+            None => {
+                self.early.extend_from_slice(data);
+                true
+            }
         }
     }
 }

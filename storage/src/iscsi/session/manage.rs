@@ -66,7 +66,7 @@ impl Session<'_> {
         let dropped: Vec<u32> = dropped.map(|(&tag, _)| tag).collect();
         for tag in dropped {
             if let Some(task) = self.forget(tag) {
-                self.used -= task.cost;
+                self.release(task.cost);
             }
         }
     }
