@@ -7,7 +7,7 @@ use super::opcodes::{self, Kind};
 use super::ranges::Hold;
 use super::sense::{self, Fault};
 use super::unit::Unit;
-use super::work::{self, Against, Steps};
+use super::work::{self, Against, Steps, Work};
 use super::{capacity, inquiry, mode};
 use crate::Buffers;
 
@@ -30,7 +30,7 @@ pub(super) enum Begin {
 
 /// Work on the medium.
 pub(super) struct Plan {
-    pub(super) steps: Box<dyn Steps>,
+    pub(super) steps: Work,
     /// Blocks to hold meanwhile.
     pub(super) hold: Option<(u64, u64, Hold)>,
     /// Bytes of data-out that it uses.
@@ -41,7 +41,11 @@ pub(super) struct Plan {
 
 impl Plan {
     fn new(steps: impl Steps + 'static) -> Plan {
-        Plan { steps: Box::new(steps), hold: None, data_out: 0, wanted: 0 }
+        Plan::of(Work::Other(Box::new(steps)))
+    }
+
+    fn of(steps: Work) -> Plan {
+        Plan { steps, hold: None, data_out: 0, wanted: 0 }
     }
 
     fn holding(mut self, blocks: Blocks, hold: Hold) -> Plan {
@@ -199,7 +203,7 @@ fn read(cdb: &Cdb, unit: &Unit, command: &mut Command) -> Result<Begin, Fault> {
         return Ok(Begin::Good { wanted: len });
     }
     let steps = work::Read::new(start, len, u64::from(unit.block), blocks.durable, room);
-    Ok(Begin::Work(Plan::new(steps).moving(0, len)))
+    Ok(Begin::Work(Plan::of(Work::Read(steps)).moving(0, len)))
 }
 
 /// The whole blocks among those that a command is about for which the initiator sends data.
@@ -230,7 +234,8 @@ fn write(kind: Kind, cdb: &Cdb, unit: &Unit, command: &mut Command) -> Result<Be
         Kind::OrWrite => {
             Plan::new(work::OrWrite::new(start, durable, data)).holding(blocks, Hold::Alone)
         }
-        _ => Plan::new(work::Write::new(start, durable, data)).holding(blocks, Hold::Shared),
+        _ => Plan::of(Work::Write(work::Write::new(start, durable, data)))
+            .holding(blocks, Hold::Shared),
     };
     Ok(Begin::Work(plan.moving(given, wanted)))
 }

@@ -11,7 +11,7 @@ use super::ranges::Held;
 use super::reserve::{Pending, Verdict};
 use super::sense::Fault;
 use super::unit::Unit;
-use super::work::Steps;
+use super::work::Work;
 use crate::Operation;
 
 /// What a task waits for.
@@ -42,7 +42,7 @@ pub(super) struct Task {
     counts: bool,
     pub(super) state: State,
     pub(super) held: Option<Held>,
-    pub(super) steps: Option<Box<dyn Steps>>,
+    pub(super) steps: Option<Work>,
     /// The last request: what, and from which byte.
     pub(super) asked: (Operation, u64),
     /// What a verdict is answered to, with its ALLOCATION LENGTH. Steps have taken their memory.

@@ -38,6 +38,32 @@ pub(super) trait Steps: Send {
     }
 }
 
+/// The steps of a command.
+pub(super) enum Work {
+    /// Those of most commands, in place.
+    Read(Read),
+    Write(Write),
+    Other(Box<dyn Steps>),
+}
+
+impl Work {
+    pub(super) fn next(&mut self, unit: &Unit) -> Result<Step, Fault> {
+        match self {
+            Work::Read(steps) => steps.next(unit),
+            Work::Write(steps) => steps.next(unit),
+            Work::Other(steps) => steps.next(unit),
+        }
+    }
+
+    pub(super) fn filled(&self) -> u64 {
+        match self {
+            Work::Read(steps) => steps.filled(),
+            Work::Write(steps) => steps.filled(),
+            Work::Other(steps) => steps.filled(),
+        }
+    }
+}
+
 /// A flush.
 fn flush() -> Step {
     let buffers = Buffers::none();

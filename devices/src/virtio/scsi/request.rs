@@ -61,9 +61,14 @@ pub(super) fn parse(
     let written = response_len.min((RESPONSE_LEN + SENSE_MAX) as u64);
     let reply = Reply { space: Space::new(chain, written, memory)?, sense_size, data_in, data_out };
 
-    let mut header = [0; HEADER_LEN];
-    parts.read(0, &mut header)?;
-    let [l0, l1, l2, l3, l4, l5, l6, l7, tag @ .., _attribute, _priority, _crn] = header;
+    // One look into guest memory is enough for the header and the CDB after it.
+    let mut bytes = [0; HEADER_LEN + CDB_MAX as usize];
+    let cdb_len = u8::try_from(cdb_size).unwrap_or(u8::MAX).min(CDB_MAX);
+    if let Some(given) = bytes.get_mut(..HEADER_LEN + usize::from(cdb_len)) {
+        parts.read(0, given)?;
+    }
+    let [l0, l1, l2, l3, l4, l5, l6, l7, rest @ ..] = bytes;
+    let [t0, t1, t2, t3, t4, t5, t6, t7, _attribute, _priority, _crn, cdb @ ..] = rest;
     let Some(lun) = lun::of_target([l0, l1, l2, l3, l4, l5, l6, l7]) else {
         return Ok((reply, Err(Code::BadTarget)));
     };
@@ -71,16 +76,11 @@ pub(super) fn parse(
         // Without VIRTIO_SCSI_F_INOUT.
         return Ok((reply, Err(Code::Failure)));
     }
-    let mut cdb = [0; CDB_MAX as usize];
-    let cdb_len = u8::try_from(cdb_size).unwrap_or(u8::MAX).min(CDB_MAX);
-    if let Some(given) = cdb.get_mut(..usize::from(cdb_len)) {
-        parts.read(HEADER_LEN as u64, given)?;
-    }
     let command = Command {
         lun,
         cdb,
         cdb_len,
-        tag: u64::from_le_bytes(tag),
+        tag: u64::from_le_bytes([t0, t1, t2, t3, t4, t5, t6, t7]),
         data_out: parts.data_out(request_len, data_out)?,
         data_in: parts.data_in(response_len, data_in)?,
     };
