@@ -12,6 +12,7 @@ pub mod linux;
 pub mod node;
 pub mod oracles;
 pub mod processes;
+pub mod qemu;
 pub mod tgt;
 
 pub use cohort::{Cohort, Finished, Running, kvm_is_there};

@@ -84,6 +84,11 @@ pub trait VirtioDevice: Send {
     /// every request that was taken is answered. Returns where each queue was left; nothing when
     /// the device was not started.
     fn stop(&mut self) -> Vec<QueueState>;
+    /// Ends work as [`VirtioDevice::stop`] does, unnoticed by a driver that goes on using the
+    /// device: what lasts for as long as it does stays. It starts again, or is stopped.
+    fn pause(&mut self) -> Vec<QueueState> {
+        self.stop()
+    }
 }
 
 /// What a device starts with.

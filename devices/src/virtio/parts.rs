@@ -10,6 +10,10 @@ use vm_memory::{Bytes, GuestMemoryBackend};
 
 use super::queue::{Chain, RingError, Segment, pieces};
 
+/// Most runs of host memory of a request's data. Segments can overlap, and each of them lie in all
+/// regions.
+const SLICES_MAX: usize = 4096;
+
 /// A chain, and the memory that its buffers are in.
 pub(super) struct Parts<'a> {
     chain: &'a Chain,
@@ -79,14 +83,19 @@ impl<'a> Parts<'a> {
 
     fn buffers(&self, segments: &[Segment], skip: u64, len: u64) -> Result<Buffers, RingError> {
         let mut buffers = Buffers::new(Arc::clone(self.owner));
+        let mut count = 0;
         for piece in pieces(segments, skip, len) {
-            let slice = self
-                .memory
-                .get_slice(piece.address, piece.len as usize)
-                .map_err(|_| self.outside())?;
-            // SAFETY: the slice is all of the piece, in a mapping that lives as long as `owner`,
-            // and nobody makes references into guest memory.
-            unsafe { buffers.push(slice.ptr_guard_mut().as_ptr(), slice.len()) };
+            // More than one where regions of memory lie side by side, as a machine's modules do.
+            for slice in self.memory.get_slices(piece.address, piece.len as usize) {
+                let slice = slice.map_err(|_| self.outside())?;
+                count += 1;
+                if count > SLICES_MAX {
+                    return Err(RingError::Length(self.chain.head()));
+                }
+                // SAFETY: the slice is part of the piece, in a mapping that lives as long as
+                // `owner`, and nobody makes references into guest memory.
+                unsafe { buffers.push(slice.ptr_guard_mut().as_ptr(), slice.len()) };
+            }
         }
         Ok(buffers)
     }

@@ -67,6 +67,8 @@ impl<S: Serve> Server<S> {
             self.transport.needs_reset();
             while !wake.stopped() {
                 wake.sleep();
+                // Whatever woke it, such as a late signal of the disk's, must not go on to do so.
+                self.service.poll();
             }
         }
     }

@@ -67,10 +67,15 @@ impl Chain {
         if count == 0 || count * DESCRIPTOR_LEN != len || count > MAX_INDIRECT {
             return Err(invalid);
         }
-        let table = memory.get_slice(GuestAddress(indirect.address), len).map_err(|_| invalid)?;
-        // Within the slice, so it cannot fail; an empty descriptor would end the chain.
+        let start = GuestAddress(indirect.address);
+        // The table may reach from one region of memory into the next.
+        if !memory.check_range(start, len) {
+            return Err(invalid);
+        }
+        // Within memory, so it cannot fail; an empty descriptor would end the chain.
         let nested = self.walk_table(0, count, |offset| {
-            let words: [u64; 2] = table.read_obj(offset).unwrap_or_default();
+            let address = GuestAddress(indirect.address.wrapping_add(offset as u64));
+            let words: [u64; 2] = memory.read_obj(address).unwrap_or_default();
             words.map(u64::from_le)
         })?;
         if nested.is_some() { Err(invalid) } else { Ok(()) }

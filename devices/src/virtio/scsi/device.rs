@@ -26,8 +26,8 @@ const EVENT: u16 = 1;
 
 /// A virtio SCSI host device.
 ///
-/// The nexus outlasts starting and stopping, which a transport may do at any time to change queues:
-/// whoever knows that the driver has reset the device, or is gone, tells the [`Initiator`].
+/// When it is stopped, as the driver resets it or is gone, what lasts only as long as an I_T nexus
+/// ends, such as the reservations of RESERVE(6); persistent ones stay.
 pub struct Scsi {
     info: DeviceInfo,
     /// Request queues.
@@ -38,6 +38,8 @@ pub struct Scsi {
     /// No event is ever sent: its buffers are left where they are.
     events: Option<StartedQueue>,
     workers: Vec<Worker<Server<Commands>>>,
+    /// It has been started since a driver last gave it up.
+    used: bool,
 }
 
 impl Scsi {
@@ -58,6 +60,7 @@ impl Scsi {
             control: None,
             events: None,
             workers: Vec::new(),
+            used: false,
         }
     }
 
@@ -153,6 +156,7 @@ impl VirtioDevice for Scsi {
 
     fn start(&mut self, with: Activation) -> Result<(), ActivateError> {
         self.stop_queues();
+        self.used = true;
         let started = self.start_queues(with);
         if started.is_err() {
             self.stop();
@@ -162,8 +166,16 @@ impl VirtioDevice for Scsi {
 
     fn stop(&mut self) -> Vec<QueueState> {
         let states = self.stop_queues();
+        if std::mem::take(&mut self.used) {
+            self.initiator.nexus_lost();
+        }
         self.sizes.reset();
         states
+    }
+
+    /// The I_T nexus does not end.
+    fn pause(&mut self) -> Vec<QueueState> {
+        self.stop_queues()
     }
 }
 

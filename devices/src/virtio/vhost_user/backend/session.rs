@@ -137,17 +137,21 @@ impl Session {
             return Ok(());
         }
         self.halt();
+        if self.rings.iter().all(|ring| ring.kick.is_none()) {
+            // The driver is through with the device; it does not just change something.
+            lock(&self.device).stop();
+        }
         let result = self.run(memory_moves);
         (self.on_change)(self.rings.iter().filter(|ring| ring.running).count());
         result
     }
 
-    /// Stops the device, if it runs.
+    /// Has the device rest, if it runs.
     pub(super) fn halt(&mut self) {
         if !self.rings.iter().any(|ring| ring.running) {
             return;
         }
-        for state in lock(&self.device).stop() {
+        for state in lock(&self.device).pause() {
             if let Some(ring) = self.rings.get_mut(usize::from(state.index)) {
                 ring.base = state.next_available;
             }
@@ -266,6 +270,7 @@ impl Session {
     /// Back to a device that nobody has used. Memory and the eventfds of the connection stay.
     pub(super) fn reset(&mut self) {
         self.halt();
+        lock(&self.device).stop();
         self.rings.fill_with(Ring::new);
         self.features &= PROTOCOL_FEATURES;
         self.config.clear();
@@ -286,5 +291,6 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.halt();
+        lock(&self.device).stop();
     }
 }
