@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::cohort::{Cohort, Finished, Running};
-use crate::oracles;
+use crate::cohort::{Cohort, Finished, PATIENCE, Running};
+use crate::{linux, oracles};
 
 /// Memory of a guest. A back end takes only what cannot be truncated, so that it is a memfd.
 const MEMORY: &str = "memory-backend-memfd,id=ram,share=on,size=";
@@ -41,11 +44,17 @@ impl Machine {
         machine
     }
 
-    /// A machine that runs Linux, whose first program is `/script` of `initrd`.
-    pub fn linux(kernel: &Path, initrd: &Path, cmdline: &str) -> Machine {
+    /// A machine that runs Linux with a shell script, whose status becomes the guest's.
+    ///
+    /// # Panics
+    /// Where `COHORT_DEBIAN` does not name the guest's files.
+    pub fn linux(script: &str) -> Machine {
         let mut machine = Machine::new("256M");
+        let initrd = machine.qemu.folder().join("initrd");
+        linux::write_initrd(&linux::files().join("initrd"), script, &initrd);
+        let kernel = linux::files().join("vmlinuz");
         machine.qemu = machine.qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-        machine.args(["-append", cmdline])
+        machine.args(["-append", &format!("{} -- sh /script", linux::CMDLINE)])
     }
 
     fn new(memory: &str) -> Machine {
@@ -54,7 +63,10 @@ impl Machine {
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max"])
             .args(["-M", "q35,memory-backend=ram", "-object"])
             .arg(format!("{MEMORY}{memory}"))
-            .args(["-m", &format!("{memory},slots=2,maxmem=1G"), "-no-reboot", "-display", "none"])
+            // With one processor QEMU drops the barriers that a driver and another process need:
+            // a locked instruction is an ordinary one then.
+            .args(["-smp", "2", "-no-reboot", "-display", "none"])
+            .args(["-m", &format!("{memory},slots=2,maxmem=1G")])
             .args(["-nodefaults", "-no-user-config", "-serial", "stdio"])
             .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         Machine { qemu: Cohort::from_command(qemu), devices: 0 }
@@ -176,6 +188,7 @@ pub struct Server {
     pub server: Running,
     /// Where its sockets are, in the order of the arguments; those for SCSI first.
     pub sockets: Vec<PathBuf>,
+    control: PathBuf,
 }
 
 impl Server {
@@ -188,7 +201,11 @@ impl Server {
     /// The same, of a command line.
     pub fn of(cohort: Cohort, folder: &Path, scsi: &[&str], blk: &[&str]) -> Server {
         let at = |name: &&str| folder.join(name);
-        let mut cohort = cohort.arg("--control").arg(folder.join("control"));
+        // Where what is left of a killed server is in nobody's way.
+        static SERVERS: AtomicU32 = AtomicU32::new(0);
+        let server = SERVERS.fetch_add(1, Ordering::Relaxed);
+        let control = folder.join(format!("control-{server}"));
+        let mut cohort = cohort.arg("--control").arg(&control);
         for (option, names) in [("--vhost-user-scsi", scsi), ("--vhost-user-blk", blk)] {
             for socket in names.iter().map(at) {
                 cohort = cohort.arg(option).arg(socket);
@@ -196,7 +213,24 @@ impl Server {
         }
         let server = cohort.start_with(Stdio::null());
         server.wait_for("control: ");
-        Server { server, sockets: scsi.iter().chain(blk).map(at).collect() }
+        Server { server, sockets: scsi.iter().chain(blk).map(at).collect(), control }
+    }
+
+    /// Waits until so many guests are connected.
+    pub fn wait_for_guests(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = Cohort::new(["shared-disk", "status", "--json"]).arg(&self.control);
+            let finished = status.finish();
+            finished.expect_status(0);
+            if finished.stdout.matches("\"connected\": true").count() >= count
+                || finished.stdout.matches("\"connected\":true").count() >= count
+            {
+                return;
+            }
+            assert!(Instant::now() < deadline, "no guest came: {}", finished.stdout);
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Ends it without a warning.
