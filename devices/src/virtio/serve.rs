@@ -5,6 +5,9 @@
 //! work it asks the driver not to notify. When there is none it looks on for a little while
 //! ([`Polling`]), then asks for notifications and sleeps.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -89,8 +89,11 @@ fn initiator(target: &Target, name: &str) -> Arc<dyn Initiator> {
 
 impl Host {
     fn new(initiator: Arc<dyn Initiator>) -> Host {
+        Host::in_memory(initiator, memory())
+    }
+
+    fn in_memory(initiator: Arc<dyn Initiator>, handle: MemoryHandle) -> Host {
         let device = Scsi::new(initiator, 2);
-        let handle = memory();
         let memory = handle.memory().into_inner();
         let drivers = Host::drivers(&memory);
         let told = Arc::new(Told::default());

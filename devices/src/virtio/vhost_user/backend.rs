@@ -37,6 +37,8 @@ use serde::Serialize;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use self::acceptor::Acceptor;
+#[cfg(test)]
+pub(crate) use self::fds::borrow;
 use self::socket::Socket;
 use crate::sync::lock;
 use crate::virtio::device::VirtioDevice;

@@ -154,3 +154,19 @@ fn a_function_does_not_wait_for_a_queue_that_is_broken() {
     assert_eq!(host.manage(ABORT_TASK, UNIT, 1), OK);
     assert_eq!(host.bytes(at + 11, 1), [ABORTED]);
 }
+
+#[test]
+fn a_pause_does_not_end_the_nexus() {
+    let target = target();
+    let (mut a, mut b) = (Host::on(&target, "a"), Host::on(&target, "b"));
+    a.run(&[0x16, 0, 0, 0, 0, 0], &[], 0).good();
+    a.device.pause();
+    a.drivers = Host::drivers(&a.memory);
+    a.start();
+    a.run(&[0; 6], &[], 0).good();
+    assert_eq!(b.run(&[0; 6], &[], 0).status, CONFLICT);
+    // An end that comes in a pause is one all the same.
+    a.device.pause();
+    a.device.stop();
+    b.run(&[0; 6], &[], 0).good();
+}

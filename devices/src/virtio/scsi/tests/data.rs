@@ -1,6 +1,7 @@
 //! Commands that do what they are to.
 
 use super::*;
+use crate::virtio::driver::MEMORY;
 
 const INQUIRY: [u8; 6] = [0x12, 0, 0, 0, 36, 0];
 
@@ -168,4 +169,50 @@ fn a_cdb_ends_where_the_driver_says() {
     host.run(&[0; 6], &[], 0).good();
     let got = host.run(&[0x28, 0, 0, 0, 0, 0], &[], BLOCK);
     assert_eq!(got.check().0, 5);
+}
+
+/// As a machine's memory modules do.
+#[test]
+fn data_and_tables_reach_from_one_region_of_memory_into_the_next() {
+    let ends = [DATA_OUT + 1000, DATA_IN + 1024, TABLE + 24, MEMORY];
+    let starts = [0].into_iter().chain(ends);
+    let ranges = starts
+        .zip(ends)
+        .map(|(start, end)| (GuestAddress(start), usize::try_from(end - start).unwrap()));
+    let ranges: Vec<_> = ranges.collect();
+    let memory = MemoryHandle::new(GuestMemory::from_ranges(&ranges).unwrap());
+    let mut host = Host::in_memory(initiator(&target(), "a"), memory);
+    assert_eq!(host.run(&[0; 6], &[], 0).check(), (6, 0x29, 0));
+    let data = pattern(8 * BLOCK);
+    host.prepare(UNIT, 1, &cdb10(0x2a, 3, 8), &data);
+    let buffers = host.buffers(data.len(), 0);
+    let old = host.drivers[2].position();
+    host.drivers[2].add_indirect(TABLE, &buffers).unwrap();
+    host.drivers[2].notify_since(old);
+    let (_, used) = host.drivers[2].await_used();
+    host.got(0, used).good();
+    assert_eq!(host.run(&cdb10(0x28, 3, 8), &[], 8 * BLOCK).good(), data);
+}
+
+/// Segments that overlap, each in many regions, would take more room than there is.
+#[test]
+fn the_runs_of_host_memory_of_a_request_are_limited() {
+    const REGION: u64 = 4096;
+    let small = (0..64).map(|n| (DATA_IN + n * REGION, REGION));
+    let after = DATA_IN + 64 * REGION;
+    let ranges = [(0, DATA_IN)].into_iter().chain(small).chain([(after, MEMORY - after)]);
+    let ranges: Vec<_> =
+        ranges.map(|(start, len)| (GuestAddress(start), usize::try_from(len).unwrap())).collect();
+    let memory = MemoryHandle::new(GuestMemory::from_ranges(&ranges).unwrap());
+    let mut host = Host::in_memory(initiator(&target(), "a"), memory);
+    assert_eq!(host.run(&[0; 6], &[], 0).check(), (6, 0x29, 0));
+    host.prepare(UNIT, 1, &cdb10(0x28, 0, 1), &[]);
+    let len = u32::try_from(64 * REGION).unwrap();
+    let mut buffers =
+        vec![(REQUEST, host.request_len(), false), (RESPONSE, host.response_len(), true)];
+    buffers.extend(vec![(DATA_IN, len, true); 100]);
+    let old = host.drivers[2].position();
+    host.drivers[2].add_indirect(TABLE, &buffers).unwrap();
+    host.drivers[2].notify_since(old);
+    host.told.await_needs_reset();
 }

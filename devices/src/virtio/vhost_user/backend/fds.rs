@@ -36,7 +36,7 @@ pub(super) fn eventfd(file: File) -> Result<EventFd, Refusal> {
 }
 
 /// The descriptor of `event`.
-pub(super) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
+pub(crate) fn borrow(event: &EventFd) -> BorrowedFd<'_> {
     // SAFETY: it is open for as long as `event` is borrowed.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
