@@ -55,7 +55,7 @@ pub fn guest_of(kernel: &Path, cmdline: &str, script: &str) -> Cohort {
 }
 
 /// Linux unpacks archives that follow one another: the prepared one, then the script.
-pub(crate) fn write_initrd(prepared: &Path, script: &str, into: &Path) {
+fn write_initrd(prepared: &Path, script: &str, into: &Path) {
     let mut archive = cpio::Archive::new();
     archive.file("script", 0o755, script.as_bytes()).expect("a short script");
     let mut initrd = fs::read(prepared).expect("the prepared initrd");

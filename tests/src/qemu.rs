@@ -7,10 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::cohort::{Cohort, Finished, PATIENCE, Running};
-use crate::{linux, oracles};
+use crate::oracles;
 
 /// Memory of a guest. A back end takes only what cannot be truncated, so that it is a memfd.
-const MEMORY: &str = "memory-backend-memfd,id=ram,share=on,size=";
+const MEMORY: &str = "memory-backend-memfd,id=ram,share=on,size=64M";
 
 /// Whether QEMU's machines are there.
 ///
@@ -38,35 +38,22 @@ pub enum Kind {
 impl Machine {
     /// A machine that runs the built-in guest with a script.
     pub fn script(script: &str) -> Machine {
-        let mut machine = Machine::new("64M");
+        let mut machine = Machine::new();
         let kernel = machine.qemu.file("guest.elf", resources::BUILTIN_GUEST);
         machine.qemu = machine.qemu.arg("-kernel").arg(kernel).args(["-append", script]);
         machine
     }
 
-    /// A machine that runs Linux with a shell script, whose status becomes the guest's.
-    ///
-    /// # Panics
-    /// Where `COHORT_DEBIAN` does not name the guest's files.
-    pub fn linux(script: &str) -> Machine {
-        let mut machine = Machine::new("256M");
-        let initrd = machine.qemu.folder().join("initrd");
-        linux::write_initrd(&linux::files().join("initrd"), script, &initrd);
-        let kernel = linux::files().join("vmlinuz");
-        machine.qemu = machine.qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(initrd);
-        machine.args(["-append", &format!("{} -- sh /script", linux::CMDLINE)])
-    }
-
-    fn new(memory: &str) -> Machine {
+    fn new() -> Machine {
         // However the test ends, the machine ends with it.
         let mut qemu = Command::new("setpriv");
         qemu.args(["--pdeathsig", "KILL", "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max"])
             .args(["-M", "q35,memory-backend=ram", "-object"])
-            .arg(format!("{MEMORY}{memory}"))
+            .arg(MEMORY)
             // With one processor QEMU drops the barriers that a driver and another process need:
             // a locked instruction is an ordinary one then.
             .args(["-smp", "2", "-no-reboot", "-display", "none"])
-            .args(["-m", &format!("{memory},slots=2,maxmem=1G")])
+            .args(["-m", "64M,slots=2,maxmem=1G"])
             .args(["-nodefaults", "-no-user-config", "-serial", "stdio"])
             .args(["-device", "isa-debug-exit,iobase=0xf4,iosize=4"]);
         Machine { qemu: Cohort::from_command(qemu), devices: 0 }
