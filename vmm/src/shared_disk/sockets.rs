@@ -107,8 +107,9 @@ impl Sockets {
         if spec.lun.is_some() {
             return Err(SocketError::Lun(spec.path.clone()));
         }
-        let device = Scsi::new(Arc::clone(&initiator), QUEUES_MAX);
-        self.add(spec, Kind::Scsi, Box::new(device), initiator)
+        // The device itself tells when the driver is gone.
+        let device = Scsi::new(initiator, QUEUES_MAX);
+        self.add(spec, Kind::Scsi, Box::new(device), Box::new(|| {}))
     }
 
     /// Listens for a guest that finds one disk of `target`.
@@ -127,7 +128,8 @@ impl Sockets {
             SharedMedium::new(target.clone(), lun.into(), nexus.clone()).map_err(failed)?;
         let device = Block::new(medium, QUEUES_MAX, &format!("cohort-lun-{lun}"));
         let initiator = LocalInitiator::new(target.clone(), nexus);
-        self.add(spec, Kind::Blk, Box::new(device), Arc::new(initiator))
+        let lost = Box::new(move || initiator.nexus_lost());
+        self.add(spec, Kind::Blk, Box::new(device), lost)
     }
 
     fn add(
@@ -135,7 +137,7 @@ impl Sockets {
         spec: &SocketSpec,
         kind: Kind,
         device: Box<dyn VirtioDevice>,
-        initiator: Arc<dyn Initiator>,
+        lost: Box<dyn Fn() + Send>,
     ) -> Result<(), SocketError> {
         // Reservations would not keep apart guests that have one name.
         if let Some(other) = self.0.iter().find(|other| other.guest == spec.guest) {
@@ -145,7 +147,6 @@ impl Sockets {
                 guest: spec.guest.clone(),
             });
         }
-        let lost = Box::new(move || initiator.nexus_lost());
         self.0.push(Socket {
             back_end: BackEnd::listen(&spec.path, device, lost)?,
             kind,
