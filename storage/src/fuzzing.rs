@@ -1,7 +1,6 @@
-//! What fuzzers call: hostile images, opened and used as a disk's layers are; hostile commands,
-//! initiators and targets.
+//! What fuzzers call: hostile images, opened and used as a disk's layers are.
 //!
-//! An input of images is a program that makes an image: patches of bytes here and there, so that a few
+//! An input is a program that makes an image: patches of bytes here and there, so that a few
 //! kilobytes make a file of megabytes; and whether checksums are made right, without which hardly
 //! a mutated image would get past them.
 
@@ -25,14 +24,8 @@ use crate::units::DiskRange;
 mod chain;
 mod compressed;
 mod input;
-mod scsi;
 
 pub use chain::{chain_seeds, open_chain};
-pub use scsi::{scsi_commands, scsi_seeds};
-
-pub use crate::iscsi::fuzz::{
-    iscsi_initiator, iscsi_initiator_seeds, iscsi_server, iscsi_server_seeds,
-};
 
 /// The longest image that is checked, which takes time for each of its clusters.
 const CHECKED_MAX: u64 = 8 << 20;

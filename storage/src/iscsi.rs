@@ -21,8 +21,6 @@
 mod chap;
 mod connection;
 mod digest;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
 mod initiator;
 mod input;
 mod keys;

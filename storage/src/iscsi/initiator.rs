@@ -22,8 +22,6 @@
 
 mod agent;
 mod dial;
-#[cfg(any(test, feature = "fuzzing"))]
-pub(super) mod fuzz;
 mod offer;
 mod options;
 mod port;

@@ -8,10 +8,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::{tool, workspace};
 
-/// The programs: one for each format with metadata, one for chains of them, one for the records
-/// that children keep, and those for commands and both sides of iSCSI.
-pub(crate) const TARGETS: [&str; 8] =
-    ["layer", "qcow2", "vhdx", "chain", "link", "scsi_commands", "iscsi_server", "iscsi_initiator"];
+/// The programs: one for each format with metadata, one for chains of them, and one for the records
+/// that children keep.
+pub(crate) const TARGETS: [&str; 5] = ["layer", "qcow2", "vhdx", "chain", "link"];
 
 /// What makes the compiler count, for libFuzzer, which edges a run takes and what it compares.
 const COUNTERS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
