@@ -12,6 +12,9 @@
 //! `DEVICE_NEEDS_RESET`.
 
 pub mod bus;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod input;
 mod limited;
 pub mod pci;

@@ -24,8 +24,11 @@ use crate::units::DiskRange;
 mod chain;
 mod compressed;
 mod input;
+mod script;
+mod signals;
 
 pub use chain::{chain_seeds, open_chain};
+pub use script::Script;
 
 /// The longest image that is checked, which takes time for each of its clusters.
 const CHECKED_MAX: u64 = 8 << 20;
@@ -58,6 +61,36 @@ pub fn read_link(input: &[u8]) {
     let Ok(link) = ParentLink::from_json(input) else { return };
     let Ok(text) = link.to_json() else { return };
     assert_eq!(ParentLink::from_json(&text).ok(), Some(link));
+}
+
+/// Has initiators send a target commands and task management functions.
+pub fn scsi(input: &[u8]) {
+    let _ = crate::scsi::fuzzing::run(input);
+}
+
+/// Inputs of [`scsi`] to begin with.
+pub fn scsi_seeds() -> Vec<Vec<u8>> {
+    crate::scsi::fuzzing::seeds::seeds()
+}
+
+/// Has the iSCSI server take what an initiator sends.
+pub fn iscsi_target(input: &[u8]) {
+    let _ = crate::iscsi::fuzzing::run(input);
+}
+
+/// Inputs of [`iscsi_target`] to begin with.
+pub fn iscsi_target_seeds() -> Vec<Vec<u8>> {
+    crate::iscsi::fuzzing::seeds()
+}
+
+/// Has the iSCSI initiator take what a target sends.
+pub fn iscsi_initiator(input: &[u8]) {
+    let _ = crate::iscsi::initiator_fuzzing::run(input);
+}
+
+/// Inputs of [`iscsi_initiator`] to begin with.
+pub fn iscsi_initiator_seeds() -> Vec<Vec<u8>> {
+    crate::iscsi::initiator_fuzzing::seeds()
 }
 
 /// What QEMU may have in images and cohort only uses.
@@ -116,8 +149,9 @@ pub fn seeds(format: Format) -> Vec<Vec<u8>> {
     seeds.into_iter().flatten().map(|image| [flags.clone(), image].concat()).collect()
 }
 
-/// Puts inputs to begin with into the folder that `COHORT_FUZZ_SEEDS` names, if it names one.
+/// Sets a fuzzer up, and puts inputs to begin with into the folder that `COHORT_FUZZ_SEEDS` names, if it names one.
 pub fn write_seeds(seeds: impl IntoIterator<Item = Vec<u8>>) {
+    signals::outlive_broken_pipes();
     let Some(folder) = std::env::var_os("COHORT_FUZZ_SEEDS").map(PathBuf::from) else { return };
     for (number, seed) in seeds.into_iter().enumerate() {
         let path = folder.join(format!("seed-{number}"));

@@ -40,6 +40,9 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use {initiator::fuzzing as initiator_fuzzing, session::fuzzing};
+
 pub use initiator::{
     BadUrl, ConnectError, Credentials, IscsiUrl, RemoteStatus, RemoteTarget, SessionLimits,
     SessionOptions,

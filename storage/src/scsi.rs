@@ -27,6 +27,8 @@ mod begin;
 mod capacity;
 mod cdb;
 mod command;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod initiator;
 mod inquiry;
 mod log;

@@ -58,12 +58,7 @@ impl<S: Serve> Server<S> {
     /// Works until told to stop; every request that was taken is answered then.
     pub(super) fn run(&mut self, wake: &Wake) {
         let broken = self.work_until_stopped(wake).err();
-        self.service.drain(wake);
-        while self.service.return_answers(&mut self.queue.queue) {
-            // Answers that something was to follow.
-            self.service.drain(wake);
-        }
-        self.show();
+        self.finish(wake);
         if let Some(error) = broken {
             let device = S::DEVICE;
             warn_limited!(%error, queue = self.queue.index, "a queue of a {device} is broken");
@@ -74,6 +69,30 @@ impl<S: Serve> Server<S> {
                 self.service.poll();
             }
         }
+    }
+
+    /// Waits until every request that was taken is answered, and returns the answers.
+    pub(super) fn finish(&mut self, wake: &Wake) {
+        self.service.drain(wake);
+        while self.service.return_answers(&mut self.queue.queue) {
+            // Answers that something was to follow.
+            self.service.drain(wake);
+        }
+        self.show();
+    }
+
+    /// Does all that there is to do, without a thread of its own.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn work_through(&mut self) {
+        self.queue.queue.suppress_notifications();
+        loop {
+            match self.work() {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => return self.transport.needs_reset(),
+            }
+        }
+        self.queue.queue.request_notifications();
     }
 
     fn work_until_stopped(&mut self, wake: &Wake) -> Result<(), RingError> {

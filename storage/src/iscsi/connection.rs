@@ -75,7 +75,7 @@ fn prepare(socket: &TcpStream, patience: Duration) -> io::Result<()> {
 }
 
 /// Logs an initiator in. Without a result it was turned away, or went.
-fn log_in(
+pub(super) fn log_in(
     shared: &Arc<Shared>,
     (mut socket, peer): (&TcpStream, SocketAddr),
     place: &Connected,

@@ -45,6 +45,8 @@ pub use status::RemoteStatus;
 pub use url::{BadUrl, IscsiUrl};
 
 use agent::Agent;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use agent::fuzzing;
 use port::{Letter, Port, RemoteQueue};
 use status::Known;
 

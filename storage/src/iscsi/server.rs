@@ -84,6 +84,18 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(target: Target, policy: Policy, addresses: Vec<SocketAddr>) -> Shared {
+        Shared {
+            target,
+            memory: Arc::new(Memory::new(&policy.limits)),
+            policy,
+            registry: Arc::default(),
+            addresses,
+            started: Instant::now(),
+            said: AtomicU64::new(0),
+        }
+    }
+
     /// Whether to log what any client can bring about, which is done once a second at most.
     pub(super) fn may_say(&self) -> bool {
         let now = self.started.elapsed().as_secs() + 1;
@@ -116,16 +128,8 @@ impl Server {
         }
         let failed = |source: io::Error| ServerError::Start { source };
         let bell = Arc::new(Bell::new().map_err(|error| failed(error.into()))?);
-        let limits = limits.in_range();
-        let shared = Arc::new(Shared {
-            target,
-            memory: Arc::new(Memory::new(&limits)),
-            policy: Policy { target: iqn, chap, limits },
-            registry: Arc::default(),
-            addresses: bound,
-            started: Instant::now(),
-            said: AtomicU64::new(0),
-        });
+        let policy = Policy { target: iqn, chap, limits: limits.in_range() };
+        let shared = Arc::new(Shared::new(target, policy, bound));
         let listener = {
             let (shared, bell) = (Arc::clone(&shared), Arc::clone(&bell));
             let thread = thread::Builder::new().name("iscsi-listen".to_owned());

@@ -39,6 +39,8 @@ use crate::scsi::{Nexus, Response, ScsiQueue};
 mod command;
 mod control;
 mod data;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod manage;
 mod room;
 
@@ -100,6 +102,21 @@ enum Early {
     /// A SCSI command, whose task there is already: its data may come.
     Task(u32),
     Other(Header, Vec<u8>),
+}
+
+/// How it goes with the socket.
+struct Pace {
+    /// There may be something to read.
+    readable: bool,
+    /// When the initiator last took something, or everything.
+    sent_at: Instant,
+}
+
+impl Pace {
+    /// Bytes may have come behind the last request of login.
+    fn new() -> Pace {
+        Pace { readable: true, sent_at: Instant::now() }
+    }
 }
 
 /// The way to the disks, which discovery sessions have not.
@@ -239,7 +256,7 @@ impl<'s> Session<'s> {
 
     fn serve(
         &mut self,
-        mut socket: &TcpStream,
+        socket: &TcpStream,
         place: &Connected,
         poller: &mut Poller,
         input: &mut Input,
@@ -248,46 +265,56 @@ impl<'s> Session<'s> {
             poller.add(scsi.queue.ready_fd()).map_err(io::Error::from)?;
         }
         poller.add(self.share.fd()).map_err(io::Error::from)?;
-        // Bytes may have come behind the last request of login.
-        let mut readable = true;
-        let mut sent_at = Instant::now();
+        let mut pace = Pace::new();
         loop {
-            for _ in 0..READS_MAX {
-                self.take(input)?;
-                if !readable || self.is_full() {
-                    break;
-                }
-                match input.fill(&mut socket)? {
-                    Filled::Some { all } => readable = !all,
-                    Filled::Nothing => readable = false,
-                    Filled::Closed => return Err(End::Closed),
-                }
-            }
-            let backlog = self.take(input)?;
-            self.share.look();
-            self.collect();
-            self.start_waiting();
-            let queued = self.output.queued();
-            let sent = self.output.flush(&mut socket)?;
-            self.release(sent);
-            self.output.free().for_each(|memory| self.pool.give(memory, &mut self.share));
-            self.start_waiting();
-            if let Some(order) = place.bell.order() {
-                return Err(End::Ordered(order));
-            }
-            let now = Instant::now();
-            if self.output.is_empty() || self.output.queued() < queued {
-                sent_at = now;
-            }
-            let moved = input.received() + self.output.sent();
-            let pause = self.patience(now, sent_at)?.min(self.make_way(now, moved)?);
-            self.count(input);
-            // What was not taken for want of room is taken once something was sent.
-            let more = (readable || backlog) && !self.is_full();
-            let pause = if more { Duration::ZERO } else { pause };
+            let pause = self.turn(socket, place, input, &mut pace)?;
             let asked = (!self.is_full(), !self.output.is_empty());
-            readable |= poller.wait(socket, asked, pause).map_err(io::Error::from)?.readable;
+            let ready = poller.wait(socket, asked, pause).map_err(io::Error::from)?;
+            pace.readable |= ready.readable;
         }
+    }
+
+    /// Does what there is to do, a fair share of each. Says how long to sleep then.
+    fn turn(
+        &mut self,
+        mut socket: &TcpStream,
+        place: &Connected,
+        input: &mut Input,
+        pace: &mut Pace,
+    ) -> Result<Duration, End> {
+        for _ in 0..READS_MAX {
+            self.take(input)?;
+            if !pace.readable || self.is_full() {
+                break;
+            }
+            match input.fill(&mut socket)? {
+                Filled::Some { all } => pace.readable = !all,
+                Filled::Nothing => pace.readable = false,
+                Filled::Closed => return Err(End::Closed),
+            }
+        }
+        let backlog = self.take(input)?;
+        self.share.look();
+        self.collect();
+        self.start_waiting();
+        let queued = self.output.queued();
+        let sent = self.output.flush(&mut socket)?;
+        self.release(sent);
+        self.output.free().for_each(|memory| self.pool.give(memory, &mut self.share));
+        self.start_waiting();
+        if let Some(order) = place.bell.order() {
+            return Err(End::Ordered(order));
+        }
+        let now = Instant::now();
+        if self.output.is_empty() || self.output.queued() < queued {
+            pace.sent_at = now;
+        }
+        let moved = input.received() + self.output.sent();
+        let pause = self.patience(now, pace.sent_at)?.min(self.make_way(now, moved)?);
+        self.count(input);
+        // What was not taken for want of room is taken once something was sent.
+        let more = (pace.readable || backlog) && !self.is_full();
+        Ok(if more { Duration::ZERO } else { pause })
     }
 
     /// Whether nothing is taken in until something was sent.

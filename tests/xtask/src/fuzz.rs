@@ -8,9 +8,19 @@ use anyhow::{Context, Result, bail};
 
 use crate::{tool, workspace};
 
-/// The programs: one for each format with metadata, one for chains of them, and one for the records
-/// that children keep.
-pub(crate) const TARGETS: [&str; 5] = ["layer", "qcow2", "vhdx", "chain", "link"];
+/// The programs: one for each format with metadata, one for chains of them, one for the records
+/// that children keep, and one for each way in which strangers reach disks that are shared.
+pub(crate) const TARGETS: [&str; 9] = [
+    "layer",
+    "qcow2",
+    "vhdx",
+    "chain",
+    "link",
+    "scsi",
+    "iscsi_target",
+    "iscsi_initiator",
+    "vhost_user",
+];
 
 /// What makes the compiler count, for libFuzzer, which edges a run takes and what it compares.
 const COUNTERS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -19,6 +19,12 @@ use crate::virtio::queue::QueueState;
 use crate::virtio::serve::Server;
 use crate::virtio::worker::{Wake, Worker};
 
+#[cfg(any(test, feature = "fuzzing"))]
+mod stepped;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(in crate::virtio) use stepped::{Stepped, Steps};
+
 const QUEUE_SIZE: u16 = 256;
 /// Most queues of a device.
 const QUEUES_MAX: u16 = 64;
@@ -70,6 +76,19 @@ impl<M: Medium> Block<M> {
             writeback: Arc::new(AtomicBool::new(true)),
             accepted: 0,
             workers: Vec::new(),
+        }
+    }
+
+    /// Takes note of the features that the driver accepted.
+    fn accept(&mut self, features: u64) {
+        self.accepted = features;
+        let accepts = |feature: u32| features & 1 << feature != 0;
+        if !accepts(VIRTIO_BLK_F_FLUSH) {
+            // A driver that cannot flush relies on every write (virtio 1.3, 5.2.5.2), even if it
+            // could choose.
+            self.writeback.store(false, Ordering::Relaxed);
+        } else if !accepts(VIRTIO_BLK_F_CONFIG_WCE) {
+            self.writeback.store(true, Ordering::Relaxed);
         }
     }
 
@@ -133,15 +152,7 @@ impl<M: Medium> VirtioDevice for Block<M> {
 
     fn start(&mut self, with: Activation) -> Result<(), ActivateError> {
         self.stop_queues();
-        self.accepted = with.features;
-        let accepts = |feature: u32| with.features & 1 << feature != 0;
-        if !accepts(VIRTIO_BLK_F_FLUSH) {
-            // A driver that cannot flush relies on every write (virtio 1.3, 5.2.5.2), even if it
-            // could choose.
-            self.writeback.store(false, Ordering::Relaxed);
-        } else if !accepts(VIRTIO_BLK_F_CONFIG_WCE) {
-            self.writeback.store(true, Ordering::Relaxed);
-        }
+        self.accept(with.features);
         let started = self.start_queues(with);
         if started.is_err() {
             self.stop();

@@ -17,3 +17,5 @@ mod tests;
 mod worker;
 
 pub use device::Block;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use device::{Stepped, Steps};

@@ -17,6 +17,8 @@
 
 mod acceptor;
 mod fds;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handler;
 mod memory;
 mod refusal;

@@ -16,6 +16,9 @@ use super::url::IscsiUrl;
 use crate::iscsi::chap::random;
 use crate::scsi::{Limit, Outcome, Response, ServiceResponse, TaskManagement};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+
 /// A session that lasted so long was a good one: the next attempt is made at once.
 const STABLE: Duration = Duration::from_secs(1);
 /// How long to sleep at most while a connection is being made.
@@ -88,33 +91,35 @@ impl Agent {
     /// Serves until it is told to stop.
     pub(super) fn run(mut self) {
         let port = Arc::clone(&self.port);
-        let _closing = Closing(Arc::clone(&port));
+        let _closing = Closing(port);
         let mut letters = Vec::new();
-        loop {
-            port.take(&mut letters);
-            for letter in letters.drain(..) {
-                match letter {
-                    Letter::Command(request) => self.pending.push_back(request),
-                    Letter::Manage(what, errand) => self.manage(what, errand),
-                    Letter::Forget(mailbox) => self.forget(&mailbox),
-                    Letter::NexusLost => self.lose_nexus(),
-                    Letter::Stop => {
-                        if let Link::Up(session) = &mut self.link {
-                            session.farewell();
-                        }
-                        return;
-                    }
-                }
-            }
-            let pause = match self.work() {
-                Ok(pause) => pause,
-                Err(end) => {
-                    self.lose(&end);
-                    continue;
-                }
-            };
+        while let Some(pause) = self.turn(&mut letters) {
             self.sleep(pause);
         }
+    }
+
+    /// Does what there is to do. Says how long to sleep then, unless it is told to stop.
+    fn turn(&mut self, letters: &mut Vec<Letter>) -> Option<Duration> {
+        self.port.take(letters);
+        for letter in letters.drain(..) {
+            match letter {
+                Letter::Command(request) => self.pending.push_back(request),
+                Letter::Manage(what, errand) => self.manage(what, errand),
+                Letter::Forget(mailbox) => self.forget(&mailbox),
+                Letter::NexusLost => self.lose_nexus(),
+                Letter::Stop => {
+                    if let Link::Up(session) = &mut self.link {
+                        session.farewell();
+                    }
+                    return None;
+                }
+            }
+        }
+        let pause = self.work().unwrap_or_else(|end| {
+            self.lose(&end);
+            Duration::ZERO
+        });
+        Some(pause)
     }
 
     fn sleep(&self, pause: Duration) {

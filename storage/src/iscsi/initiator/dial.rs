@@ -156,7 +156,7 @@ pub(super) struct Established {
 }
 
 /// How a login ended that did not fail.
-enum Ended {
+pub(super) enum Ended {
     Begun(Box<Established>),
     /// The target is to be found there.
     Elsewhere(String),
@@ -203,6 +203,18 @@ fn log_in(
     let broken = |source: io::Error| ConnectError::Broken { source };
     let peer = socket.peer_addr().map_err(broken)?;
     prepare(&socket, limits.answer_time).map_err(broken)?;
+    log_in_on(socket, peer, url, options)
+}
+
+/// Logs in on a connection that there is.
+pub(super) fn log_in_on(
+    socket: TcpStream,
+    peer: SocketAddr,
+    url: &IscsiUrl,
+    options: &SessionOptions,
+) -> Result<Ended, ConnectError> {
+    let limits = &options.limits;
+    let broken = |source: io::Error| ConnectError::Broken { source };
     let mut login = Login {
         options,
         wire: Wire { socket, received: Vec::new(), deadline: Instant::now() + limits.login_time },

@@ -131,7 +131,7 @@ impl Credentials {
         })
     }
 
-    fn of(secrets: &ChapSecrets) -> Option<Credentials> {
+    pub(super) fn of(secrets: &ChapSecrets) -> Option<Credentials> {
         let (name, secret) = secrets.only_initiator()?;
         let target = secrets.of_target().map(|(_, secret)| secret.clone());
         Some(Credentials { name: name.to_owned(), secret: secret.clone(), target })

@@ -205,6 +205,11 @@ impl RemoteQueue {
         self.port.commands.fetch_add(commands, Ordering::Relaxed);
     }
 
+    /// Has all that it asked for aborted.
+    pub(super) fn forget(&self) {
+        self.port.post([Letter::Forget(Arc::clone(&self.mailbox))]);
+    }
+
     /// Sleeps until there is an answer.
     fn wait(&self) {
         if self.ready.is_empty() {
@@ -279,7 +284,7 @@ impl Drop for RemoteQueue {
     fn drop(&mut self) {
         self.letters.clear();
         if !self.open.is_empty() {
-            self.port.post([Letter::Forget(Arc::clone(&self.mailbox))]);
+            self.forget();
         }
         // All are answered when nobody uses their memory.
         self.drain(&mut Vec::new());
