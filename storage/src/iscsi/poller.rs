@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
@@ -59,6 +59,21 @@ impl AsFd for Bell {
 pub(super) struct Ready {
     /// There is something to read, an end or error included.
     pub(super) readable: bool,
+}
+
+/// How it goes with the socket.
+pub(super) struct Pace {
+    /// There may be something to read.
+    pub(super) readable: bool,
+    /// When the initiator last took something, or everything.
+    pub(super) sent_at: Instant,
+}
+
+impl Pace {
+    /// Bytes may have come behind the last request of login.
+    pub(super) fn new() -> Pace {
+        Pace { readable: true, sent_at: Instant::now() }
+    }
 }
 
 /// One epoll over socket, bell and, once there is one, the queue of commands.

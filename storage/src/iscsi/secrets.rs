@@ -143,7 +143,10 @@ impl ChapSecrets {
     }
 
     /// Takes the content of a file; else says which line is wrong and why.
-    pub(super) fn parse(text: &str, target: &IscsiName) -> Result<ChapSecrets, (usize, &'static str)> {
+    pub(super) fn parse(
+        text: &str,
+        target: &IscsiName,
+    ) -> Result<ChapSecrets, (usize, &'static str)> {
         let mut found = ChapSecrets { initiators: HashMap::new(), target: None };
         for (line, number) in text.lines().map(str::trim_end).zip(1..) {
             if line.is_empty() || line.starts_with('#') {

@@ -30,7 +30,7 @@ use super::names::initiator_port;
 use super::negotiation::Agreed;
 use super::output::Output;
 use super::pdu::{Header, Malformed, Pdu, Reason, opcode};
-use super::poller::{Order, Poller};
+use super::poller::{Order, Pace, Poller};
 use super::pool::Pool;
 use super::registry::{Connected, Seat};
 use super::server::Shared;
@@ -102,21 +102,6 @@ enum Early {
     /// A SCSI command, whose task there is already: its data may come.
     Task(u32),
     Other(Header, Vec<u8>),
-}
-
-/// How it goes with the socket.
-struct Pace {
-    /// There may be something to read.
-    readable: bool,
-    /// When the initiator last took something, or everything.
-    sent_at: Instant,
-}
-
-impl Pace {
-    /// Bytes may have come behind the last request of login.
-    fn new() -> Pace {
-        Pace { readable: true, sent_at: Instant::now() }
-    }
 }
 
 /// The way to the disks, which discovery sessions have not.

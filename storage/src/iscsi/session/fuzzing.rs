@@ -11,7 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{EARLY_MAX, End, IMMEDIATE_MAX, OUTPUT_MAX, Pace, Session};
+use super::{EARLY_MAX, End, IMMEDIATE_MAX, OUTPUT_MAX, Session};
 use crate::fuzzing::Script;
 use crate::iscsi::connection;
 use crate::iscsi::digest::Digests;
@@ -22,7 +22,7 @@ use crate::iscsi::login::{LOGIN_SEGMENT, Policy};
 use crate::iscsi::names::IscsiName;
 use crate::iscsi::output::Output;
 use crate::iscsi::pdu::{self, Decoded, HEADER_LEN, Header, NO_TAG, opcode};
-use crate::iscsi::poller::{Bell, Poller};
+use crate::iscsi::poller::{Bell, Pace, Poller};
 use crate::iscsi::server::Shared;
 use crate::scsi::fuzzing::{self as commands, Described};
 
@@ -80,7 +80,7 @@ pub(crate) fn run(input: &[u8]) -> Option<usize> {
     // Whatever the first one did, the next one is served.
     let mut next = Client::new(0);
     next.log_in(2);
-    let steps = [0, 0, 0, 0, 0, 0, 0, 0, 0, TURN];
+    let steps = [0, 0, 0, 0, 0, 0, 0, 0, 0, 15];
     connect(&shared, &mut next, &mut Script::new(&steps))?;
     assert_eq!(next.answers, 1, "a well-behaved initiator is not answered");
     Some(good)
@@ -235,7 +235,7 @@ impl Client {
 
     /// Takes what the server sent; whether there was anything.
     fn take(&mut self, mut socket: &UnixStream) -> bool {
-        let mut part = vec![0; 64 << 10];
+        let mut part = [0; 4096];
         let before = self.received.len();
         while let Ok(count @ 1..) = socket.read(&mut part) {
             self.received.extend_from_slice(&part[..count]);

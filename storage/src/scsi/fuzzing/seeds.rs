@@ -26,7 +26,8 @@ fn persistent(who: u8, action: u8, kind: u8, keys: [u8; 2], flags: u8) -> Vec<u8
 
 /// A few commands each of every kind.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
-    let seed = |flags: u8, steps: &[Vec<u8>]| [&[flags][..], &greetings(), &steps.concat()].concat();
+    let seed =
+        |flags: u8, steps: &[Vec<u8>]| [&[flags][..], &greetings(), &steps.concat()].concat();
     let mut seeds = Vec::new();
     // Every command as plain as it gets, some with a page or data.
     for group in COMMANDS.chunks(12) {
@@ -58,9 +59,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let unmap = [command(0x42, None, [0, 0, 0, 40, 1, 4, 2]), vec![8, 40, 1, 2, 9, 4]].concat();
     let same = command(0x93, None, [0, 8, 1, 8, 0, 6, 0]);
     seeds.push(seed(0, &[unmap, same, read(0, 0, 16)]));
-    let inquiry = |flags, page| {
-        [command(0x12, None, [0, flags, 0, 255, 1, 24, 0]), vec![2, page]].concat()
-    };
+    let inquiry =
+        |flags, page| [command(0x12, None, [0, flags, 0, 255, 1, 24, 0]), vec![2, page]].concat();
     let pages = [0, 0x80, 0x83, 0xb0, 0xb1, 0xb2].map(|page| inquiry(1, page));
     seeds.push(seed(0, &pages));
     let sense = |page| [command(0x1a, None, [0, 0, 0, 255, 1, 24, 0]), vec![2, page]].concat();
@@ -87,7 +87,8 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     seeds.push(seed(0, &[reserve.clone(), write(1, 0, 1, 1), release]));
     // Functions.
     for function in 0..8 {
-        let steps = [write(0x20, 0, 8, 3), reserve.clone(), vec![MANAGE + function, 1], read(0, 0, 1)];
+        let steps =
+            [write(0x20, 0, 8, 3), reserve.clone(), vec![MANAGE + function, 1], read(0, 0, 1)];
         seeds.push(seed(0, &steps));
     }
     seeds.push(seed(0, &[vec![RAW, 0, 6, 0x12, 0, 0, 0, 96, 0, 0, 96, 0]]));

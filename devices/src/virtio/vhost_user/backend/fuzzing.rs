@@ -148,7 +148,14 @@ impl Front {
         (0..QUEUES).map(index).sum()
     }
 
-    fn descriptor(&self, queue: u16, index: u16, (address, len): (u64, u32), flags: u16, next: u16) {
+    fn descriptor(
+        &self,
+        queue: u16,
+        index: u16,
+        (address, len): (u64, u32),
+        flags: u16,
+        next: u16,
+    ) {
         let mut bytes = address.to_le_bytes().to_vec();
         bytes.extend(len.to_le_bytes());
         bytes.extend([flags.to_le_bytes(), next.to_le_bytes()].concat());
@@ -199,7 +206,13 @@ impl Front {
             }
             2 => {
                 let (address, len) = (script.number(), script.u32());
-                self.descriptor(queue, script.u16() & 63, (address, len), script.u16(), script.u16());
+                self.descriptor(
+                    queue,
+                    script.u16() & 63,
+                    (address, len),
+                    script.u16(),
+                    script.u16(),
+                );
             }
             3 => {
                 let head = script.u16();

@@ -21,8 +21,8 @@ use crate::iscsi::initiator::status::Known;
 use crate::iscsi::initiator::url::IscsiUrl;
 use crate::iscsi::names::IscsiName;
 use crate::iscsi::negotiation::Agreed;
-use crate::iscsi::secrets::ChapSecrets;
 use crate::iscsi::pdu::{self, Decoded, HEADER_LEN, Header, NO_TAG, opcode};
+use crate::iscsi::secrets::ChapSecrets;
 use crate::scsi::fuzzing::management;
 
 mod guest;
@@ -57,8 +57,7 @@ const NO_TURN: u8 = 0x80;
 pub(crate) fn run(input: &[u8]) -> Option<usize> {
     let mut script = Script::new(input);
     let flags = script.byte();
-    let mut options =
-        SessionOptions::new(IscsiName::new(INITIATOR).ok()?, [0x80, 0, 0, 0, 0, 1]);
+    let mut options = SessionOptions::new(IscsiName::new(INITIATOR).ok()?, [0x80, 0, 0, 0, 0, 1]);
     options.header_digest = flags & HEADER_DIGEST != 0;
     options.data_digest = flags & DATA_DIGEST != 0;
     options.limits.idle_time = Duration::from_secs(3600);
@@ -197,7 +196,7 @@ impl Rig {
 
     /// Takes what the initiator sent; whether there was anything.
     fn take(&mut self) -> bool {
-        let mut part = vec![0; 64 << 10];
+        let mut part = [0; 4096];
         let before = self.received.len();
         while let Ok(count @ 1..) = self.target.read(&mut part) {
             self.received.extend_from_slice(&part[..count]);
@@ -252,7 +251,7 @@ impl Rig {
             }
             13 => {
                 let count = usize::from(script.byte());
-                self.push(script.bytes(count));
+                self.push(script.bytes(count), true);
             }
             14 => self.happen(script.byte())?,
             15 => {}
@@ -271,7 +270,8 @@ impl Rig {
             1 => {
                 // It would wait for a farewell.
                 let _ = self.target.shutdown(Shutdown::Both);
-                self.agent.port.post([Letter::NexusLost]);
+                // Not by a letter, after which it would dial at once.
+                self.agent.lose_nexus();
             }
             2 => {
                 self.guest.forget();
@@ -302,7 +302,8 @@ impl Rig {
         let mut header = match kind & 15 {
             5 => {
                 let mut header = Header::new(opcode::DATA_IN, c & 0x87);
-                let left = known.as_ref().map_or(0, |known| known.expected.saturating_sub(known.moved));
+                let left =
+                    known.as_ref().map_or(0, |known| known.expected.saturating_sub(known.moved));
                 // All that is left, or so much.
                 let len = if b & 1 == 0 { left } else { u32::from(a) * 4 };
                 data.resize(usize::try_from(len.min(1 << 16)).unwrap_or(0), a);
@@ -330,7 +331,8 @@ impl Rig {
             }
             7 => {
                 let mut header = Header::new(opcode::R2T, 0x80);
-                let left = known.as_ref().map_or(0, |known| known.expected.saturating_sub(known.moved));
+                let left =
+                    known.as_ref().map_or(0, |known| known.expected.saturating_sub(known.moved));
                 let len = if b & 1 == 0 { left.min(1024) } else { u32::from(b) * 8 };
                 header.set_u32(20, a.into()).set_u32(44, len);
                 if let Some(known) = known {
@@ -397,18 +399,19 @@ impl Rig {
         }
         if kind & HALVES != 0 && kind & NO_TURN == 0 {
             let later = bytes.split_off(usize::from(which).min(bytes.len()));
-            self.push(&bytes);
+            self.push(&bytes, kind & CHANGED != 0);
             self.turn();
             bytes = later;
         }
-        self.push(&bytes);
+        self.push(&bytes, kind & CHANGED != 0);
     }
 
-    /// Has bytes sent. After what may ask for the end of the session nothing more comes: the
-    /// initiator would wait for it.
-    fn push(&mut self, bytes: &[u8]) {
+    /// Has bytes sent, which perhaps are not what they seem. After what may ask for the end of the
+    /// session nothing more comes: the initiator would wait for it.
+    fn push(&mut self, bytes: &[u8], is_wild: bool) {
+        let asks = |byte: &u8| byte & 0x3f == opcode::ASYNC;
+        self.is_last |= bytes.first().is_some_and(asks) || is_wild && bytes.iter().any(asks);
         self.bytes.extend_from_slice(bytes);
-        self.is_last |= bytes.contains(&opcode::ASYNC);
     }
 
     /// The end of all; says how many commands were completed.

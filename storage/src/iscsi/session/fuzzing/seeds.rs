@@ -21,9 +21,11 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let data = || vec![6 | TURN, 0];
     let mut seeds = Vec::new();
     for flags in [0, HEADER_DIGEST, DATA_DIGEST, HEADER_DIGEST | DATA_DIGEST, SMALL] {
-        let session = |steps: &[Vec<u8>]| [&[flags][..], &ready(), &ready(), &steps.concat()].concat();
+        let session =
+            |steps: &[Vec<u8>]| [&[flags][..], &ready(), &ready(), &steps.concat()].concat();
         seeds.push(session(&[inquiry(), write(TURN, 0, 2), read(TURN, 4)]));
-        let late = [write(TURN, 0x10, 8), data(), data(), data(), data(), read(0, 8), read(TURN, 1)];
+        let late =
+            [write(TURN, 0x10, 8), data(), data(), data(), data(), read(0, 8), read(TURN, 1)];
         seeds.push(session(&late));
         let halves = [write(0, 0x30, 4), write(TURN, 0x10, 2), data(), data(), data()];
         seeds.push(session(&halves));
@@ -59,7 +61,10 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     }
     let mut bytes = vec![WILD];
     for (flags, pairs) in [
-        (0x81, &[("InitiatorName", INITIATOR), ("TargetName", TARGET), ("AuthMethod", "CHAP,None")]),
+        (
+            0x81,
+            &[("InitiatorName", INITIATOR), ("TargetName", TARGET), ("AuthMethod", "CHAP,None")],
+        ),
         (0x87, &[("MaxBurstLength", "8192"), ("ErrorRecoveryLevel", "2"), ("X-a", "b")]),
     ] {
         let mut text = Vec::new();

@@ -34,7 +34,15 @@ pub fn vhost_user_seeds() -> Vec<Vec<u8>> {
     let entry = leave(16, &[1, 0, 0, 0, 0, 0, 9, 0, 7, 0, 0, 0]);
     seed(&[get, read(0), header, entry, set, work(), vec![19, 0], work()]);
     // The configuration, features, a reset.
-    seed(&[vec![16, 1, 0, 32, 0, 1, 0], read(0), work(), vec![18, 4], vec![18, 7], read(1), work()]);
+    seed(&[
+        vec![16, 1, 0, 32, 0, 1, 0],
+        read(0),
+        work(),
+        vec![18, 4],
+        vec![18, 7],
+        read(1),
+        work(),
+    ]);
     // Descriptors and indices that lead elsewhere.
     let loose = vec![2, 0, 1, 17, 0, 16, 0, 0, 1, 0, 1, 0, 1, 0];
     seed(&[loose, vec![3, 0, 1, 0], work(), vec![3, 0, 0xff, 0xff], work(), vec![18, 7]]);

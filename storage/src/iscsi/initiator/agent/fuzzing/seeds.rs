@@ -39,14 +39,33 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
         NO_IMMEDIATE | UNSOLICITED | HEADER_DIGEST | DATA_DIGEST,
     ] {
         let mut seed = |steps: &[Vec<u8>]| seeds.push([&[flags][..], &steps.concat()].concat());
-        seed(&[read(32), data_in(true, 7, STATUS), read(9), data_in(false, 3, 0), data_in(true, 1, STATUS)]);
+        seed(&[
+            read(32),
+            data_in(true, 7, STATUS),
+            read(9),
+            data_in(false, 3, 0),
+            data_in(true, 1, STATUS),
+        ]);
         let halves = vec![5 | HALVES, 20, 7, 0, STATUS];
-        seed(&[read(32), halves, read(3), read(4), data_in(true, 1, STATUS), data_in(true, 1, STATUS)]);
+        seed(&[
+            read(32),
+            halves,
+            read(3),
+            read(4),
+            data_in(true, 1, STATUS),
+            data_in(true, 1, STATUS),
+        ]);
         seed(&[write(200, 0), response(0), write(200, 0xa0), r2t(), r2t(), r2t(), response(0)]);
         seed(&[write(40, 0x41), r2t(), data_in(true, 1, 0x80), response(0)]);
         seed(&[read(8), vec![6, 0, 3, 18, 0], read(8), vec![6, 0, 0, 0, 10]]);
         for function in 0..5 {
-            seed(&[read(8), vec![4, function, 1], vec![8, 0, 0, 0, 0], read(1), data_in(true, 1, STATUS)]);
+            seed(&[
+                read(8),
+                vec![4, function, 1],
+                vec![8, 0, 0, 0, 0],
+                read(1),
+                data_in(true, 1, STATUS),
+            ]);
             seed(&[read(8), vec![4, function, 1], vec![8, 0, 1, 0, 0], response(0)]);
         }
         seed(&[vec![9, 0, 2, 9, 0], vec![9, 0, 1, 0, 0], read(1), data_in(true, 1, STATUS)]);
