@@ -10,6 +10,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use super::opcodes::{COMMANDS, Kind};
 use super::wake::lock;
 use super::{Command, Nexus, Response, ScsiQueue, Status, Target, TaskManagement, UnitOptions};
@@ -23,7 +25,7 @@ use crate::{AlignedBuffer, Buffers, Disk, DiskOptions, EngineChoice, Format};
 pub(crate) mod seeds;
 
 pub(crate) const BLOCK: usize = 512;
-pub(crate) const BLOCKS: usize = 64;
+pub(crate) const BLOCKS: usize = 16;
 /// Most commands of an input, and most that are in flight together.
 const COMMANDS_MAX: usize = 64;
 const TOGETHER_MAX: usize = 8;
@@ -318,6 +320,14 @@ impl Rig {
         while self.queues.iter().any(|queue| queue.in_flight() > 0) {
             for queue in &mut self.queues {
                 queue.poll(&mut done);
+            }
+            let waits = |queue: &&ScsiQueue| queue.in_flight() > 0;
+            let fds = self.queues.iter().filter(waits).map(ScsiQueue::ready_fd);
+            let mut fds: Vec<_> =
+                fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+            if !fds.is_empty() {
+                // Interrupted or not, the answers are looked at next.
+                let _ = poll(&mut fds, None);
             }
         }
         let sent = std::mem::take(&mut self.together);

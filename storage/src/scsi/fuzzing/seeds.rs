@@ -52,7 +52,7 @@ pub(crate) fn seeds() -> Vec<Vec<u8>> {
     // Data of several kinds.
     let write = |who, at, count, fill| command(0x2a, None, [who, 0, at, count, 0, 1, fill]);
     let read = |who, at, count| command(0x28, None, [who, 0, at, count, 0, 0, 0]);
-    seeds.push(seed(0, &[write(0, 3, 4, 7), read(1, 2, 6), read(8, 0, 64), write(9, 63, 2, 1)]));
+    seeds.push(seed(0, &[write(0, 3, 4, 7), read(1, 2, 6), read(8, 0, 16), write(9, 15, 2, 1)]));
     let compare = command(0x89, None, [0x20, 0, 5, 1, 0, 5, 9]);
     let again = command(0x89, None, [0x31, 0, 5, 1, 0, 5, 8]);
     seeds.push(seed(0, &[compare, again, write(0x32, 4, 3, 1), read(0x20, 4, 3), read(0, 5, 1)]));
