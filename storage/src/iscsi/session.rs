@@ -15,7 +15,6 @@
 //! more from a client that does not take what it is sent.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
@@ -39,6 +38,7 @@ use crate::scsi::{Nexus, Response, ScsiQueue};
 mod command;
 mod control;
 mod data;
+mod end;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod manage;
@@ -46,6 +46,7 @@ mod room;
 
 use command::Task;
 use control::{Ping, Text};
+pub(super) use end::End;
 use manage::Function;
 
 /// Bytes to be sent beyond which nothing more is taken in.
@@ -56,45 +57,6 @@ const EARLY_MAX: usize = 1 << 20;
 const IMMEDIATE_MAX: u32 = 8;
 /// Reads from the socket before the disks have their turn.
 const READS_MAX: usize = 8;
-
-/// Why a session ended.
-#[derive(Debug)]
-pub(super) enum End {
-    /// The initiator logged out.
-    Logout,
-    /// It closed the connection.
-    Closed,
-    /// It does not keep to the protocol; level 0 of error recovery ends the session.
-    Protocol(String),
-    /// It does not answer, or takes nothing.
-    Silent,
-    /// Others wait for memory that it does next to nothing with.
-    Slow,
-    Host(io::Error),
-    Ordered(Order),
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            End::Logout => f.write_str("the initiator logged out"),
-            End::Closed => f.write_str("the initiator closed the connection"),
-            End::Protocol(why) => f.write_str(why),
-            End::Slow => f.write_str("the initiator is too slow with memory that others need"),
-            End::Silent => f.write_str("the initiator does not answer"),
-            End::Host(error) => write!(f, "the connection failed: {error}"),
-            End::Ordered(Order::Stop) => f.write_str("the server stops"),
-            End::Ordered(Order::Reinstated) => f.write_str("the initiator logged in anew"),
-            End::Ordered(Order::Reset) => f.write_str("the target was reset"),
-        }
-    }
-}
-
-impl From<io::Error> for End {
-    fn from(error: io::Error) -> End {
-        End::Host(error)
-    }
-}
 
 /// What came before its turn.
 #[derive(Debug)]

@@ -372,7 +372,7 @@ impl Rig {
         };
         let tag = match kind & 15 {
             8 if !self.functions.is_empty() => self.functions.remove(0),
-            9 | 10 | 11 => NO_TAG,
+            9..=11 => NO_TAG,
             _ => tag,
         };
         if kind & 15 != 12 {
