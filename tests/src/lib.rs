@@ -13,6 +13,8 @@ pub mod node;
 pub mod oracles;
 pub mod processes;
 pub mod qemu;
+pub mod relay;
+pub mod shared;
 pub mod tgt;
 
 pub use cohort::{Cohort, Finished, Running, kvm_is_there};

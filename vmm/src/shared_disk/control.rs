@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread::{self, JoinHandle};
@@ -79,7 +79,7 @@ impl ControlError {
     pub fn help(&self) -> Option<String> {
         match self {
             ControlError::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse => {
-                Some("another server listens there, or was killed: remove the socket then".into())
+                Some("another server listens there, or it is no socket: name another".into())
             }
             _ => None,
         }
@@ -201,7 +201,7 @@ impl Control {
         path: &Path,
         serve: impl Fn(Request) -> Answer + Send + 'static,
     ) -> io::Result<Control> {
-        let listener = UnixListener::bind(path)?;
+        let listener = bind(path)?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -218,6 +218,23 @@ impl Control {
     /// Where it listens.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Listens at `path`, also where a server that was killed left its socket: it has to start again
+/// with the same arguments.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let is_left_over = || {
+        fs::symlink_metadata(path).is_ok_and(|facts| facts.file_type().is_socket())
+            && UnixStream::connect(path)
+                .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+    };
+    match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over() => {
+            fs::remove_file(path)?;
+            UnixListener::bind(path)
+        }
+        bound => bound,
     }
 }
 

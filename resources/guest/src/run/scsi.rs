@@ -86,7 +86,9 @@ impl Guest<'_> {
                 unit.write(&Cdb::synchronize_cache(), &[], &mut self.platform.pool)
             }
             ScsiAction::Identify => self.identify(disk, unit),
-            ScsiAction::Increment { sector, count } => self.increment(disk, unit, sector, count),
+            ScsiAction::Increment { sector, count, own } => {
+                self.increment(disk, unit, sector, (count, own))
+            }
             ScsiAction::Counter { sector, expect } => self.counter(disk, unit, sector, expect),
             ScsiAction::WaitCounter { sector, value, timeout } => {
                 self.wait_counter(disk, unit, sector, value, timeout)
@@ -99,6 +101,8 @@ impl Guest<'_> {
             }
             ScsiAction::Keys => self.keys(unit),
             ScsiAction::Reservation => self.reservation(unit),
+            ScsiAction::ReserveUnit => unit.write(&Cdb::reserve(), &[], &mut self.platform.pool),
+            ScsiAction::ReleaseUnit => unit.write(&Cdb::release(), &[], &mut self.platform.pool),
             ScsiAction::Reset => unit.reset(),
         }
     }

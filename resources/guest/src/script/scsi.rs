@@ -34,12 +34,15 @@ pub enum ScsiAction {
     Flush,
     /// `scsi.id`: prints size, block size and names.
     Identify,
-    /// `scsi.caw OFFSET repeat=`: increments a counter with COMPARE AND WRITE.
+    /// `scsi.caw OFFSET repeat= as=`: increments a counter with COMPARE AND WRITE.
     Increment {
         /// The sector that the counter is at the start of.
         sector: u64,
         /// How many times.
         count: u64,
+        /// The word of the counter's block, 1 to 63, that only this guest counts in, in the same
+        /// step.
+        own: Option<u64>,
     },
     /// `scsi.counter OFFSET expect=`: prints a counter.
     Counter {
@@ -70,6 +73,10 @@ pub enum ScsiAction {
     Keys,
     /// `scsi.pr reservation`: prints who has reserved.
     Reservation,
+    /// `scsi.reserve`: RESERVE(6).
+    ReserveUnit,
+    /// `scsi.release`: RELEASE(6).
+    ReleaseUnit,
     /// `scsi.reset`: LOGICAL UNIT RESET.
     Reset,
 }
@@ -90,6 +97,8 @@ impl ScsiAction {
             ScsiAction::WaitCounter { .. } => "scsi.wait-counter",
             ScsiAction::WriteUntilConflict { .. } => "scsi.write-until-conflict",
             ScsiAction::Reserve(_) | ScsiAction::Keys | ScsiAction::Reservation => "scsi.pr",
+            ScsiAction::ReserveUnit => "scsi.reserve",
+            ScsiAction::ReleaseUnit => "scsi.release",
             ScsiAction::Reset => "scsi.reset",
         }
     }
@@ -123,11 +132,15 @@ pub(super) fn scsi<'a>(words: Words<'a>, action: &str) -> Result<Scsi, Mistake<'
         "unmap" => ((2, PLAIN.1), ScsiAction::Unmap(range()?)),
         "flush" => (PLAIN, ScsiAction::Flush),
         "id" => (PLAIN, ScsiAction::Identify),
+        "reserve" => (PLAIN, ScsiAction::ReserveUnit),
+        "release" => (PLAIN, ScsiAction::ReleaseUnit),
         "reset" => (PLAIN, ScsiAction::Reset),
         "caw" => {
             let count = words.keyed("repeat", "a number", 1, units::number)?;
-            let action = ScsiAction::Increment { sector: offset(words)?, count };
-            ((1, &["repeat", "disk", "attention"]), action)
+            let word = |text| units::number(text).filter(|word| (1..64).contains(word)).map(Some);
+            let own = words.keyed("as", "a number from 1 to 63", None, word)?;
+            let action = ScsiAction::Increment { sector: offset(words)?, count, own };
+            ((1, &["repeat", "as", "disk", "attention"]), action)
         }
         "counter" => {
             let some = |text| units::number(text).map(Some);

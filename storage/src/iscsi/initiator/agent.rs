@@ -253,6 +253,10 @@ impl Agent {
         }
         if is_wanted || session.age() >= STABLE.min(self.options.limits.retry_most) {
             self.attempts = 0;
+        } else if session.is_useful() {
+            // A link that breaks all the time must not become slower each time. Nor is a target
+            // that ends each session after one command to be asked without a pause.
+            self.attempts = self.attempts.min(1);
         }
         let (received, sent) = session.moved();
         self.port.known.moved(received, sent);

@@ -158,6 +158,8 @@ pub(super) struct Session {
     max_cmd_sn: u32,
     exp_stat_sn: u32,
     begun_at: Instant,
+    /// The target answered a command.
+    is_useful: bool,
     heard_at: Instant,
     /// When the target last took something of what there is to send.
     taken_at: Instant,
@@ -192,6 +194,7 @@ impl Session {
             max_cmd_sn,
             exp_stat_sn,
             begun_at: now,
+            is_useful: false,
             heard_at: now,
             taken_at: now,
             ping: None,
@@ -216,6 +219,11 @@ impl Session {
     /// How long it lasts already.
     pub(super) fn age(&self) -> Duration {
         self.begun_at.elapsed()
+    }
+
+    /// Whether the target answered a command.
+    pub(super) fn is_useful(&self) -> bool {
+        self.is_useful
     }
 
     /// Whether there is something to send.

@@ -33,30 +33,28 @@ impl Place {
 }
 
 impl Guest<'_> {
-    /// Adds 1 to a counter `count` times, each time as one step that nobody can come between.
+    /// Adds 1 to a counter `count` times, each time as one step that nobody can come between. With
+    /// `own`, the same step counts in a word of the block that nobody else writes: it tells,
+    /// where an answer was lost or the command carried out twice, whether it was done.
     pub(super) fn increment(
         &mut self,
         disk: u64,
         unit: &mut Unit<'_>,
         sector: u64,
-        count: u64,
+        (count, own): (u64, Option<u64>),
     ) -> Result<(), DeviceError> {
-        let retries = self.with_counter(unit, sector, |_, place, unit| {
-            let mut retries = 0u64;
-            for _ in 0..count {
-                let start = clock::now();
-                while let Err(error) = add_one(place, unit) {
-                    let again = matches!(error, DeviceError::Scsi(f) if f.is_miscompare());
-                    // Others come first now and then, not all the time.
-                    if !again || clock::now().wrapping_sub(start) > PATIENCE {
-                        return Err(error);
-                    }
-                    retries += 1;
-                }
-            }
-            Ok(retries)
+        let mut tally = Tally::default();
+        self.with_counter(unit, sector, |_, place, unit| {
+            (0..count).try_for_each(|_| add_one(place, unit, own, &mut tally))
         })?;
-        self.say(format_args!("caw: {count} increments, {retries} retries (disk {disk})"));
+        let Tally { retries, found } = tally;
+        match own {
+            Some(own) => self.say(format_args!(
+                "caw: {count} increments as {own}, {retries} retries, {found} found done \
+                 (disk {disk})"
+            )),
+            None => self.say(format_args!("caw: {count} increments, {retries} retries (disk {disk})")),
+        }
         Ok(())
     }
 
@@ -122,12 +120,50 @@ impl Guest<'_> {
     }
 }
 
-/// Reads a counter's block and writes it back with 1 added, if it is still the same on disk.
-fn add_one(place: &Place, unit: &mut Unit<'_>) -> Result<(), DeviceError> {
-    let value = place.read(unit)?;
-    for word in (0..place.old.len()).step_by(8) {
-        place.new.write64(word, place.old.read64(word));
+/// How increments went.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tally {
+    /// Commands that were sent again.
+    retries: u64,
+    /// Increments that were done although the command did not succeed.
+    found: u64,
+}
+
+/// Reads a counter's block and writes it back with 1 added, if it is still the same on disk; again,
+/// if it is not.
+fn add_one(
+    place: &Place,
+    unit: &mut Unit<'_>,
+    own: Option<u64>,
+    tally: &mut Tally,
+) -> Result<(), DeviceError> {
+    let start = clock::now();
+    let mut wanted = None;
+    loop {
+        let value = place.read(unit)?;
+        for word in (0..place.old.len()).step_by(8) {
+            place.new.write64(word, place.old.read64(word));
+        }
+        place.new.write64(0, value.wrapping_add(1));
+        if let Some(word) = own {
+            let mine = place.old.read64(8 * word);
+            if wanted == Some(mine) {
+                tally.found += 1;
+                return Ok(());
+            }
+            wanted = Some(mine.wrapping_add(1));
+            place.new.write64(8 * word, mine.wrapping_add(1));
+        }
+        let error = match unit.execute(&Cdb::compare_and_write(place.lba), place.both) {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        let DeviceError::Scsi(failure) = error else { return Err(error) };
+        let again = failure.is_miscompare() || failure.is_lost() && own.is_some();
+        // Others come first now and then, not all the time.
+        if !again || clock::now().wrapping_sub(start) > PATIENCE {
+            return Err(error);
+        }
+        tally.retries += 1;
     }
-    place.new.write64(0, value.wrapping_add(1));
-    unit.execute(&Cdb::compare_and_write(place.lba), place.both).map(|_| ())
 }

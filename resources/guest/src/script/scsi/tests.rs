@@ -37,8 +37,13 @@ fn ranges_are_those_of_other_disks() {
         ("scsi.flush attention=retry", ScsiAction::Flush),
         ("scsi.id", ScsiAction::Identify),
         ("scsi.reset", ScsiAction::Reset),
-        ("scsi.caw 4k", ScsiAction::Increment { sector: 8, count: 1 }),
-        ("scsi.caw 4k repeat=0x10", ScsiAction::Increment { sector: 8, count: 16 }),
+        ("scsi.caw 4k", ScsiAction::Increment { sector: 8, count: 1, own: None }),
+        (
+            "scsi.caw 4k repeat=0x10 as=63",
+            ScsiAction::Increment { sector: 8, count: 16, own: Some(63) },
+        ),
+        ("scsi.reserve", ScsiAction::ReserveUnit),
+        ("scsi.release", ScsiAction::ReleaseUnit),
         ("scsi.counter 4k", ScsiAction::Counter { sector: 8, expect: None }),
         ("scsi.counter 4k expect=0", ScsiAction::Counter { sector: 8, expect: Some(0) }),
         ("scsi.wait-counter 4k value=9 timeout=2s", {

@@ -2,7 +2,7 @@
 //! time (virtio 1.3, 5.6).
 #![forbid(unsafe_code)]
 
-use super::cdb::{CDB_LEN, Cdb, Direction};
+use super::cdb::{self, CDB_LEN, Cdb, Direction};
 use super::failure::{self, Failure, Sense};
 use super::pages;
 use super::unit::{Known, Unit};
@@ -35,7 +35,8 @@ const CONFIG_MAX_SECTORS: u64 = 8;
 pub(super) const SLOT: u64 = 192;
 const SLOT_HEADER: u64 = 3;
 pub(super) const SLOT_LBA: u64 = SLOT_HEADER + CDB + 2;
-/// Retries, 64 bits: attentions in the lower 32, busy units in the upper.
+/// Retries, 64 bits: attentions in the lowest 16, answers that were lost in the next 16, busy
+/// units in the upper 32.
 pub(super) const SLOT_RETRIES: u64 = 56;
 pub(super) const SLOT_RESIDUAL: u64 = SLOT_ANSWER + 4;
 /// Status and response of the answer, 16 bits.
@@ -62,6 +63,11 @@ pub(super) const STATUS_NONE: u16 = 0xFFFF;
 
 /// How often a command is sent again after an attention: what a disk driver of Linux does.
 const ATTENTIONS_MAX: u64 = 5;
+/// How often a command is sent again whose answer was lost, the same.
+const LOST_MAX: u64 = 5;
+const ONE_ATTENTION: u64 = 1;
+const ONE_LOST: u64 = 1 << 16;
+const ONE_BUSY: u64 = 1 << 32;
 /// How often a command is sent again to a unit that is busy. Others of its commands end
 /// meanwhile; some seconds at least.
 const BUSY_MAX: u64 = 1 << 20;
@@ -253,11 +259,14 @@ impl Adapter {
             self.units.iter_mut().flatten().for_each(|unit| unit.capacity = None);
         }
         let retries = answer.read64(SLOT_RETRIES);
-        let (attentions, busy) = (retries & u64::from(u32::MAX), retries >> 32);
+        let (attentions, lost) = (retries & 0xFFFF, retries >> 16 & 0xFFFF);
+        let busy = retries / ONE_BUSY;
         let more = if failure.is_attention() && self.attention == Attention::Retry {
-            (attentions < ATTENTIONS_MAX).then_some(1)
+            (attentions < ATTENTIONS_MAX).then_some(ONE_ATTENTION)
+        } else if failure.is_lost() && cdb::may_be_done_twice(answer.read8(SLOT_HEADER + CDB)) {
+            (lost < LOST_MAX).then_some(ONE_LOST)
         } else if failure.is_busy() {
-            (busy < BUSY_MAX).then_some(1 << 32)
+            (busy < BUSY_MAX).then_some(ONE_BUSY)
         } else {
             None
         };

@@ -153,6 +153,16 @@ impl Cdb {
         Cdb::new(0x35, "SYNCHRONIZE CACHE(10)", Direction::None)
     }
 
+    /// RESERVE(6) of the whole logical unit.
+    pub fn reserve() -> Cdb {
+        Cdb::new(0x16, "RESERVE(6)", Direction::None)
+    }
+
+    /// RELEASE(6).
+    pub fn release() -> Cdb {
+        Cdb::new(0x17, "RELEASE(6)", Direction::None)
+    }
+
     /// UNMAP with one range ([`unmap_list`]), of which messages name the first block.
     pub fn unmap(lba: u64) -> Cdb {
         let mut cdb = Cdb::new(0x42, "UNMAP", Direction::Out);
@@ -199,6 +209,15 @@ impl Cdb {
         put(&mut cdb.bytes, 7, &len.to_be_bytes());
         cdb
     }
+}
+
+/// Whether a command of this operation code comes to the same when it is done a second time, as
+/// long as nobody else writes where it does. COMPARE AND WRITE does not: it finds what it wrote
+/// itself. Nor do RESERVE(6), RELEASE(6) and PERSISTENT RESERVE OUT, which others answer to.
+pub fn may_be_done_twice(opcode: u8) -> bool {
+    // REPORT LUNS, INQUIRY, READ CAPACITY(16), PERSISTENT RESERVE IN; READ(16), WRITE(16),
+    // SYNCHRONIZE CACHE(10), UNMAP.
+    matches!(opcode, 0xA0 | 0x12 | 0x9E | 0x5E | 0x88 | 0x8A | 0x35 | 0x42)
 }
 
 /// The parameter list of UNMAP for `blocks` blocks from `lba` on.

@@ -26,6 +26,7 @@ pub const MISCOMPARE: u8 = 0xE;
 pub const RESPONSE_OK: u8 = 0;
 const RESPONSE_ABORTED: u8 = 2;
 const RESPONSE_RESET: u8 = 4;
+const RESPONSE_TRANSPORT_FAILURE: u8 = 6;
 
 /// What sense data says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +105,11 @@ impl Failure {
         self.has_key(MISCOMPARE)
     }
 
+    /// The way to the device was interrupted: whether the command was done, nobody knows.
+    pub fn is_lost(self) -> bool {
+        self.response == RESPONSE_TRANSPORT_FAILURE
+    }
+
     /// The device has something to tell before it takes commands.
     pub fn is_attention(self) -> bool {
         self.has_key(UNIT_ATTENTION)
@@ -170,7 +176,7 @@ pub fn response_name(response: u8) -> &'static str {
         3 => "bad target",
         RESPONSE_RESET => "reset",
         5 => "busy",
-        6 => "transport failure",
+        RESPONSE_TRANSPORT_FAILURE => "transport failure",
         7 => "target failure",
         8 => "nexus failure",
         9 => "failure",

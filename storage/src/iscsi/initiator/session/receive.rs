@@ -228,6 +228,7 @@ impl Session {
             response.wanted = response.wanted.max(response.data_in);
         }
         response.sense = Sense::received(sense);
+        self.is_useful = true;
         self.end(tag, ServiceResponse::Complete(response));
         Ok(())
     }
