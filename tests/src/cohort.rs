@@ -221,6 +221,11 @@ impl Running {
         self.output.text()
     }
 
+    /// What it has said on standard error so far, where the console of a guest goes.
+    pub fn console(&self) -> String {
+        self.errors.text()
+    }
+
     /// The processes that it started, directly or not.
     pub fn descendants(&self) -> Vec<u32> {
         let mut all = processes::marked(&self.marker);

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -16,30 +17,31 @@ pub struct Relay {
 struct Shared {
     /// Where connections lead.
     to: Mutex<SocketAddr>,
-    /// How many connections are still to be cut.
-    left: AtomicU64,
+    /// How many connections are to be cut.
+    wanted: u64,
     /// Connections that were cut.
     cut: AtomicU64,
-    /// State of the numbers that decide where.
+    /// How many bytes a connection that is to be cut passes on, at random.
+    bytes: Range<u64>,
+    /// State of the numbers that decide how many.
     random: Mutex<u64>,
 }
 
-/// Least and most bytes that a connection which is to be cut passes on.
-const BYTES: (u64, u64) = (700, 3 << 20);
 /// Least bytes that the first one passes on.
-const FIRST: u64 = 64 << 10;
+const FIRST: u64 = 16 << 10;
 
 impl Relay {
-    /// A relay to `to` that cuts `cuts` connections, one after the other, each after so many bytes as
-    /// `seed` says: in the middle of whatever is on its way.
-    pub fn new(to: SocketAddr, cuts: u64, seed: u64) -> Relay {
+    /// A relay to `to` that cuts at least `cuts` connections, each after so many bytes, in the middle of
+    /// whatever is on its way.
+    pub fn new(to: SocketAddr, cuts: u64, bytes: Range<u64>) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port of the loopback interface");
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared {
             to: Mutex::new(to),
-            left: AtomicU64::new(cuts),
+            wanted: cuts,
             cut: AtomicU64::new(0),
-            random: Mutex::new(seed | 1),
+            bytes,
+            random: Mutex::new(0x5eed),
         });
         let ours = Arc::clone(&shared);
         thread::spawn(move || {
@@ -69,14 +71,16 @@ impl Relay {
 impl Shared {
     /// Bytes that the next connection passes on.
     fn room(&self) -> Option<u64> {
-        let less = |left: u64| left.checked_sub(1);
-        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok()?;
+        // Those that end by themselves do not count.
+        if self.cut.load(Ordering::Relaxed) >= self.wanted {
+            return None;
+        }
         let mut random = self.random.lock().expect("no thread panics");
         // xorshift64
         *random ^= *random << 13;
         *random ^= *random >> 7;
         *random ^= *random << 17;
-        let room = BYTES.0 + *random % (BYTES.1 - BYTES.0);
+        let room = self.bytes.start + *random % (self.bytes.end - self.bytes.start);
         // The first one is made by somebody who does not try again.
         Some(if self.cut.load(Ordering::Relaxed) == 0 { room.max(FIRST) } else { room })
     }
@@ -85,6 +89,12 @@ impl Shared {
         let to = *self.to.lock().expect("no thread panics");
         // Where nobody listens, there is no connection here either.
         let Ok(other) = TcpStream::connect(to) else { return };
+        for stream in [&one, &other] {
+            // What comes goes on at once.
+            if stream.set_nodelay(true).is_err() {
+                return;
+            }
+        }
         let room = self.room();
         let left = Arc::new(AtomicI64::new(
             room.map_or(i64::MAX, |room| i64::try_from(room).expect("few bytes")),

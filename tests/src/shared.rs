@@ -76,8 +76,7 @@ impl Shared {
 
     /// What a server says of itself.
     pub fn status(&self, name: &str) -> Value {
-        let finished =
-            self.command(&format!("shared-disk status --json @{name}.control")).finish();
+        let finished = self.command(&format!("shared-disk status --json @{name}.control")).finish();
         finished.expect_status(0);
         serde_json::from_str(&finished.stdout).expect("JSON")
     }

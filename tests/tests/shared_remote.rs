@@ -30,20 +30,25 @@ fn connect(disk: &Shared, relay: &Relay, target: &str) -> Running {
 }
 
 /// Waits until something is so, while `guests` must not end.
-fn wait(what: &str, guests: &[Running], is_so: impl Fn() -> bool) {
+fn wait(what: &str, guests: &[Running], connect: &Running, is_so: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < deadline, "{what}; {:?}", said(guests));
+        let ended = guests.iter().find(|guest| guest.console().contains(" failed:"));
+        assert!(
+            Instant::now() < deadline && ended.is_none(),
+            "{what}; {:#?}\n{}",
+            guests.iter().map(last).collect::<Vec<_>>(),
+            connect.console()
+        );
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn said(guests: &[Running]) -> Vec<String> {
-    let last = |guest: &Running| {
-        let said = guest.said();
-        said.lines().rev().take(3).collect::<Vec<_>>().join(" / ")
-    };
-    guests.iter().map(last).collect()
+/// The last that a guest said.
+fn last(guest: &Running) -> String {
+    let said = guest.console();
+    let from = said.lines().count().saturating_sub(4);
+    said.lines().skip(from).collect::<Vec<_>>().join("\n")
 }
 
 /// A guest that writes and verifies what is its own, and counts, until it is stopped.
@@ -68,8 +73,8 @@ fn end(guests: Vec<Running>) -> Vec<u64> {
     let stop = |guest: Running| {
         guest.signal(Signal::TERM);
         let finished = guest.finish();
-        assert_eq!(finished.status(), Some(143), "{}{}", finished.stdout, finished.stderr);
-        increments(&finished.stdout)
+        assert_eq!(finished.status(), Some(143), "{}", finished.stderr);
+        increments(&finished.stderr)
     };
     guests.into_iter().map(stop).collect()
 }
@@ -93,7 +98,7 @@ fn a_link_that_breaks_fifty_times_loses_and_doubles_nothing() {
     let disk = Shared::new(8 << 20);
     let server = disk.serve("--iscsi 127.0.0.1:0");
     let (address, target) = place(&server);
-    let relay = Relay::new(address, CUTS, 0x5eed);
+    let relay = Relay::new(address, CUTS, 700..4 << 20);
     let connect = connect(&disk, &relay, &target);
     let guests: Vec<Running> = [("a", 1), ("b", 2)]
         .into_iter()
@@ -101,17 +106,17 @@ fn a_link_that_breaks_fifty_times_loses_and_doubles_nothing() {
             disk.guest("scsi", &format!("{name}.sock"), &worker(share, share)).start()
         })
         .collect();
-    wait("cuts", &guests, || relay.cuts() == CUTS);
+    wait("cuts", &guests, &connect, || relay.cuts() >= CUTS);
     // They go on over what is whole now.
-    let before: Vec<u64> = guests.iter().map(|guest| increments(&guest.said())).collect();
-    wait("work", &guests, || {
-        guests.iter().zip(&before).all(|(guest, before)| increments(&guest.said()) > before + 1)
+    let before: Vec<u64> = guests.iter().map(|guest| increments(&guest.console())).collect();
+    wait("work", &guests, &connect, || {
+        guests.iter().zip(&before).all(|(guest, before)| increments(&guest.console()) > before + 1)
     });
     let told = end(guests);
     let remotes = disk.status("connect");
-    let again = remotes["remotes"].as_array().expect("a list").iter();
-    let again: u64 = again.map(|remote| remote["reconnects"].as_u64().expect("a number")).sum();
-    assert!((1..=CUTS).contains(&again), "{remotes}");
+    for remote in remotes["remotes"].as_array().expect("a list") {
+        assert!(remote["reconnects"].as_u64().is_some_and(|count| count > 0), "{remotes}");
+    }
     shared::stop(connect);
     shared::stop(server);
     check(&disk, &told);
@@ -125,26 +130,27 @@ fn a_server_that_is_killed_and_back_is_found_again() {
     let disk = Shared::new(8 << 20);
     let mut server = disk.serve("--iscsi 127.0.0.1:0");
     let (address, target) = place(&server);
-    let relay = Relay::new(address, 0, 1);
+    let relay = Relay::new(address, 0, 0..1);
     let connect = connect(&disk, &relay, &target);
     let reserve = "scsi.pr register aptpl key=0xa1; scsi.pr reserve key=0xa1 type=we-ar; exit 0";
     disk.guest("scsi", "b.sock", reserve).finish().expect_status(0);
     let script = format!("scsi.pr register aptpl key=0xa2; {}", worker(1, 1));
     let guests = vec![disk.guest("scsi", "a.sock", &script).start()];
     for _ in 0..5 {
-        let before = increments(&guests[0].said());
-        wait("work", &guests, || increments(&guests[0].said()) > before + 1);
+        let before = increments(&guests[0].console());
+        wait("work", &guests, &connect, || increments(&guests[0].console()) > before + 1);
         shared::kill(server);
         server = disk.serve("--iscsi 127.0.0.1:0");
         relay.lead(place(&server).0);
     }
-    let before = increments(&guests[0].said());
-    wait("work", &guests, || increments(&guests[0].said()) > before + 1);
+    let before = increments(&guests[0].console());
+    wait("work", &guests, &connect, || increments(&guests[0].console()) > before + 1);
     let told = end(guests);
-    let again = "scsi.pr keys; scsi.pr release key=0xa1 type=we-ar; scsi.verify-zeroes 7M 64K; exit 0";
+    let again =
+        "scsi.pr keys; scsi.pr release key=0xa1 type=we-ar; scsi.verify-zeroes 7M 64K; exit 0";
     let finished = disk.guest("scsi", "b.sock", again).finish();
     finished.expect_status(0);
-    assert!(finished.stdout.contains("0xa1") && finished.stdout.contains("0xa2"));
+    assert!(finished.stderr.contains("0xa1") && finished.stderr.contains("0xa2"));
     shared::stop(connect);
     shared::stop(server);
     check(&disk, &told);
@@ -158,15 +164,15 @@ fn a_command_whose_answer_is_lost_fails_unless_it_may_be_done_twice() {
     let disk = Shared::new(8 << 20);
     let server = disk.serve("--iscsi 127.0.0.1:0");
     let (address, target) = place(&server);
-    let relay = Relay::new(address, 1_000_000, 3);
+    let relay = Relay::new(address, 1_000_000, 700..20_000);
     let connect = connect(&disk, &relay, &target);
     // Without a share of its own the guest cannot know what became of its increment.
     let finished = disk.guest("scsi", "a.sock", "repeat 1000000 { scsi.caw 0 }").finish();
     finished.expect_status(122);
-    let all = &finished.stdout;
+    let all = &finished.stderr;
     assert!(all.contains("COMPARE AND WRITE") && all.contains("transport failure"), "{all}");
     shared::stop(connect);
     shared::stop(server);
-    let told = increments(&finished.stdout);
+    let told = increments(&finished.stderr);
     assert!((told..=told + 1).contains(&disk.counter(0, 0)), "{told}");
 }
