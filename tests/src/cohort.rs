@@ -154,14 +154,9 @@ impl Cohort {
         let (progress, news) = channel();
         let output = Reader::new(child.stdout.take().expect("piped"), progress.clone());
         let errors = Reader::new(child.stderr.take().expect("piped"), progress);
-        Running {
-            child: Process(child),
-            output,
-            errors,
-            news,
-            folder: self.folder,
-            marker: self.marker,
-        }
+        let unfinished = Unfinished(self.marker.clone());
+        let (folder, marker) = (self.folder, self.marker);
+        Running { unfinished, child, output, errors, news, folder, marker }
     }
 
     /// Runs it to its end, and checks that nothing is left of it.
@@ -170,9 +165,21 @@ impl Cohort {
     }
 }
 
+/// Ends the processes of a test that fails: nobody waits for them any more.
+struct Unfinished(String);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            processes::marked(&self.0).into_iter().for_each(processes::kill);
+        }
+    }
+}
+
 /// An invocation that has been started.
 pub struct Running {
-    child: Process,
+    unfinished: Unfinished,
+    child: Child,
     output: Reader,
     errors: Reader,
     news: Receiver<()>,
@@ -183,7 +190,7 @@ pub struct Running {
 impl Running {
     /// The process that was started.
     pub fn pid(&self) -> u32 {
-        self.child.0.id()
+        self.child.id()
     }
 
     /// The folder in which it runs.
@@ -193,7 +200,7 @@ impl Running {
 
     /// What stands between the test and the standard input it asked to pipe.
     pub fn input(&mut self) -> std::process::ChildStdin {
-        self.child.0.stdin.take().expect("standard input was piped")
+        self.child.stdin.take().expect("standard input was piped")
     }
 
     /// Waits until a text has appeared on standard output or error.
@@ -242,7 +249,7 @@ impl Running {
     pub fn finish(mut self) -> Finished {
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
-            if let Some(status) = self.child.0.try_wait().expect("a child to wait for") {
+            if let Some(status) = self.child.try_wait().expect("a child to wait for") {
                 break status;
             }
             if Instant::now() > deadline {
@@ -258,6 +265,7 @@ impl Running {
             stderr: self.errors.finish(),
             folder: self.folder,
         };
+        drop(self.unfinished);
         assert!(
             remaining.is_empty(),
             "processes are left: {remaining:?}; stderr:\n{}",
@@ -271,19 +279,6 @@ impl Running {
             assert!(left.is_empty(), "files are left: {left:?}");
         }
         finished
-    }
-}
-
-/// The process of an invocation. A test that fails does not leave it behind.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            // Both fail only if the process has ended already.
-            drop(self.0.kill());
-            drop(self.0.wait());
-        }
     }
 }
 

@@ -116,6 +116,10 @@ fn run(args: &RunArgs) -> Done {
     } else {
         print(&format!("{}\n", table(&report).trim_fmt()))?;
     }
+    for disk in &report.lost_shared_disks {
+        let lost = error_text(&format!("shared disk {}: {}", disk.name, disk.detail), None);
+        let _ = messages.write_all(lost.as_bytes());
+    }
     for guest in report.guests.iter().filter(|guest| !guest.as_expected) {
         let _ = messages.write_all(complaint(guest).as_bytes());
     }

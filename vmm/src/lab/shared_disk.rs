@@ -2,6 +2,7 @@
 //! serves it.
 
 use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use storage::Format;
@@ -54,7 +55,19 @@ pub(super) fn read(field: &Field<'_>, dir: &Path, mistakes: &mut Collector<'_>) 
     let Some(disks) = Fields::of(field.node, &field.path, &[], mistakes) else {
         return Vec::new();
     };
-    disks.all().filter_map(|(name, field)| read_one(name, &field, dir, mistakes)).collect()
+    let mut read: Vec<SharedDisk> = Vec::new();
+    for (name, field) in disks.all() {
+        let Some(disk) = read_one(name, &field, dir, mistakes) else { continue };
+        // The server of the second would find the file locked by that of the first.
+        if let Some(file) = disk.file()
+            && let Some(first) = read.iter().find(|other| other.file() == Some(file))
+        {
+            let message = format!("the file is that of the shared disk {:?} too", first.name);
+            field.wrong(mistakes, message, "one table is enough for all guests that share it");
+        }
+        read.push(disk);
+    }
+    read
 }
 
 fn read_one(
@@ -157,6 +170,13 @@ fn read_source(
 }
 
 impl SharedDisk {
+    /// Device and inode of its file, if that is there.
+    fn file(&self) -> Option<(u64, u64)> {
+        let SharedSource::Path { path, .. } = &self.source else { return None };
+        let facts = std::fs::metadata(path).ok()?;
+        Some((facts.dev(), facts.ino()))
+    }
+
     /// Makes the disk's file where it has none and is to have one.
     ///
     /// # Errors
@@ -183,13 +203,10 @@ impl SharedDisk {
     /// The arguments of `cohort` that serve the disk to the guests of `lab` that ask for it. The
     /// server's files are in `folder`.
     pub(super) fn command(&self, lab: &Lab, folder: &Path) -> Vec<OsString> {
-        let mut args: Vec<OsString> = vec!["shared-disk".into()];
-        let disk = match &self.source {
-            SharedSource::Url(url) => {
-                args.extend(["connect".into(), url.into()]);
-                None
-            }
-            SharedSource::Scratch(size) => Some(format!("scratch={size}B")),
+        let serve = |disk: String| vec!["shared-disk".into(), "serve".into(), disk.into()];
+        let mut args: Vec<OsString> = match &self.source {
+            SharedSource::Url(url) => vec!["shared-disk".into(), "connect".into(), url.into()],
+            SharedSource::Scratch(size) => serve(format!("scratch={size}B")),
             SharedSource::Path { path, format, read_only, direct, .. } => {
                 let mut disk = path.display().to_string().replace(',', ",,");
                 for (set, option) in [(read_only, ",ro"), (direct, ",direct=on")] {
@@ -198,18 +215,14 @@ impl SharedDisk {
                 if let Some(format) = format {
                     disk += &format!(",format={format}");
                 }
+                let mut args = serve(disk);
                 if !self.persistent {
-                    args.extend([
-                        "--state".into(),
-                        folder.join(format!("{}.state", self.name)).into(),
-                    ]);
+                    let state = folder.join(format!("{}.state", self.name));
+                    args.extend(["--state".into(), state.into()]);
                 }
-                Some(disk)
+                args
             }
         };
-        if let Some(disk) = disk {
-            args.extend(["serve".into(), disk.into()]);
-        }
         args.extend(["--control".into(), folder.join(format!("{}.control", self.name)).into()]);
         for (guest, socket) in sockets(lab, &self.name) {
             let mut option = folder.join(socket).into_os_string();

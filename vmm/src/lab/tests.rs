@@ -118,12 +118,102 @@ expect = { outcome = "reset", status = 3 }
 [vm.odd]
 kernel = 7
 script = "neither this nor that can be told to be wrong"
-[shared-disk.quorum]
+[shared-disks.quorum]
 [expect]
 outcome = "fine"
 "#;
     let told = told(source, &[]);
     assert_eq!(told, include_str!("tests/mistakes.txt").trim_end(), "{told}");
+}
+
+#[test]
+fn mistakes_about_shared_disks_are_told() {
+    let source = r#"schema = 1
+lab.name = "x"
+[shared-disk."a b"]
+scratch = "1M"
+[shared-disk.none]
+ro = true
+[shared-disk.both]
+path = "a.img"
+url = "iscsi://host/iqn.2026-01.org:x/0"
+[shared-disk.far]
+url = "http://host/"
+[shared-disk.scratch]
+scratch = "1M"
+reservations = "persistent"
+direct = true
+[shared-disk.gone]
+path = "gone.img"
+[shared-disk.kept]
+path = "a.img"
+reservations = "forever"
+[shared-disk.again]
+path = "disk-0.img"
+[shared-disk.twice]
+path = "disk-0.img"
+[vm.node]
+disks = [{ shared = "nowhere" }, { shared = "scratch" }, { shared = "scratch" }, { shared = "again", ro = true, queues = 2, serial = "x" }]
+[vm.other]
+disks = [{ path = "disk-0.img" }]
+"#;
+    let told = told(source, &[]);
+    assert_eq!(told, include_str!("tests/shared_disk_mistakes.txt").trim_end(), "{told}");
+}
+
+#[test]
+fn a_shared_disk_is_served_as_the_lab_says() {
+    let dir = folder();
+    let source = r#"
+schema = 1
+lab.name = "x"
+[shared-disk.kept]
+path = "a.img"
+direct = true
+[shared-disk.volatile]
+path = "disk-0.img"
+format = "raw"
+reservations = "volatile"
+[shared-disk.new]
+path = "new,1.vhdx"
+size = "8M"
+ro = true
+[shared-disk.scratch]
+scratch = "1M"
+[shared-disk.far]
+url = "iscsi://host:3260/iqn.2026-01.org:x/7"
+[vm.node]
+count = 2
+disks = [{ shared = "kept" }, { shared = "far" }]
+"#;
+    let lab = parse(&dir, source, &[]).unwrap();
+    let command = |at: usize| {
+        let args = lab.shared_disks[at].command(&lab, std::path::Path::new("/s"));
+        let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
+        args.join(" ").replace(&format!("{}/", dir.path().display()), "")
+    };
+    assert_eq!(
+        command(0),
+        "shared-disk serve a.img,direct=on --control /s/kept.control \
+         --vhost-user-scsi /s/0-0.sock,initiator=x.node-0 \
+         --vhost-user-scsi /s/0-1.sock,initiator=x.node-1"
+    );
+    assert_eq!(
+        command(1),
+        "shared-disk serve disk-0.img,format=raw --state /s/volatile.state \
+         --control /s/volatile.control"
+    );
+    assert_eq!(command(2), "shared-disk serve new,,1.vhdx,ro --control /s/new.control");
+    assert_eq!(command(3), "shared-disk serve scratch=1048576B --control /s/scratch.control");
+    assert!(command(4).starts_with(
+        "shared-disk connect iscsi://host:3260/iqn.2026-01.org:x/7 --control /s/far.control \
+         --vhost-user-scsi /s/4-0.sock,initiator=x.node-0 "
+    ));
+    // The file is made where there is none, and left where there is one.
+    for _ in 0..2 {
+        lab.shared_disks[2].create().unwrap();
+    }
+    assert!(dir.path().join("new,1.vhdx").metadata().unwrap().len() > 0);
 }
 
 #[test]

@@ -301,8 +301,15 @@ mod tests {
         assert_eq!(ask(&path, Request::Status).unwrap(), serde_json::json!({ "units": [] }));
         let refused = ask(&path, Request::Clear { lun: 7 }).unwrap_err();
         assert_eq!(refused.to_string(), "there is no logical unit 7");
+        // One that was killed is not in the way, one that is there is, and so is what is no socket.
+        assert!(Control::listen(&path, echo).is_err());
         drop(control);
         assert!(!path.exists());
+        drop(UnixListener::bind(&path).unwrap());
+        drop(Control::listen(&path, echo).unwrap());
+        fs::write(&path, "a file").unwrap();
+        assert!(Control::listen(&path, echo).is_err());
+        fs::remove_file(&path).unwrap();
         assert!(matches!(ask(&path, Request::Status), Err(ControlError::Nobody { .. })));
     }
 }

@@ -129,14 +129,17 @@ impl Acceptor {
     fn serve(&self, socket: UnixStream, peer: Option<u32>) -> std::io::Result<Current> {
         // A reader that has to wait would look again and again otherwise.
         socket.set_nonblocking(false)?;
-        let ours = socket.try_clone()?;
+        let (ours, theirs) = (socket.try_clone()?, socket.try_clone()?);
         let shared = Arc::clone(&self.shared);
         let queues = lock(&shared.device).info().queue_sizes.len();
         let signals = Arc::new(Signals::new(queues));
         let used = Arc::clone(&signals);
-        let thread = thread::Builder::new()
-            .name("vhost-user/peer".to_owned())
-            .spawn(move || shared.serve(socket, peer, used))?;
+        let thread =
+            thread::Builder::new().name("vhost-user/peer".to_owned()).spawn(move || {
+                shared.serve(socket, peer, used);
+                // One that is cut off must hear of it, although we still have a hold of the socket.
+                let _ = theirs.shutdown(Shutdown::Both);
+            })?;
         Ok(Current { socket: ours, peer, signals, thread })
     }
 }

@@ -53,7 +53,9 @@ impl Guest<'_> {
                 "caw: {count} increments as {own}, {retries} retries, {found} found done \
                  (disk {disk})"
             )),
-            None => self.say(format_args!("caw: {count} increments, {retries} retries (disk {disk})")),
+            None => {
+                self.say(format_args!("caw: {count} increments, {retries} retries (disk {disk})"))
+            }
         }
         Ok(())
     }

@@ -102,6 +102,20 @@ fn nonsense_ends_the_connection_and_nothing_else() {
     assert_eq!(front.write(0, 0, 1), 0);
 }
 
+#[test]
+fn who_is_cut_off_hears_of_it_though_nobody_comes_next() {
+    let server = Server::new(1);
+    let mut socket = std::os::unix::net::UnixStream::connect(server.back_end.path()).unwrap();
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(100))).unwrap();
+    // A message that would be too long.
+    let words = [5, 1, u32::MAX];
+    let message: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
+    std::io::Write::write_all(&mut socket, &message).unwrap();
+    let read = std::io::Read::read(&mut socket, &mut [0]);
+    let reset = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionReset;
+    assert!(matches!(read, Ok(0)) || read.as_ref().is_err_and(reset), "{read:?}");
+}
+
 fn session() -> Session {
     let folder = tempfile::tempdir().unwrap();
     let device = Arc::new(Mutex::new(disk(&folder, 2)));
