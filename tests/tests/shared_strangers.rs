@@ -173,7 +173,7 @@ fn targets_that_cannot_be_presented_are_told_and_nothing_is_left() {
     };
     refused(&connect("http://host/iqn.a/0"), &["iscsi://"]);
     refused(&connect(&format!("{url}/x")), &["iscsi://"]);
-    refused(&connect(&url), &["cannot use", "--chap"]);
+    refused(&connect(&url), &["cannot use", "name or secret is wrong", "help: "]);
     refused(&connect(&format!("{url} --chap @wrong")), &["cannot use"]);
     refused(&connect(&format!("{url} --chap @none")), &["none"]);
     refused(&connect(&format!("{host}/iqn.2026-11.cohort:other/0 --chap @right")), &["cannot use"]);
