@@ -84,3 +84,11 @@ fn reservations_are_asked_for_as_in_spc_4() {
     without[20] = 0;
     assert_eq!(out(ReserveAction::Register, 0, false).parameters(), without);
 }
+
+#[test]
+fn only_what_comes_to_the_same_is_done_twice() {
+    let twice = |cdb: Cdb| may_be_done_twice(cdb.bytes[0]);
+    assert!([Cdb::read(0, 1), Cdb::write(0, 1), Cdb::unmap(0)].into_iter().all(twice));
+    assert!([Cdb::synchronize_cache(), Cdb::report_luns(8)].into_iter().all(twice));
+    assert!(![Cdb::compare_and_write(0), Cdb::reserve(), Cdb::release()].into_iter().any(twice));
+}
