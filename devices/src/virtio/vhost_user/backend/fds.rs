@@ -1,9 +1,6 @@
 //! File descriptors that a front end hands over: what may be done with them without harm.
 
-#![expect(
-    unsafe_code,
-    reason = "an eventfd is made of a descriptor, and a socket's peer asked for"
-)]
+#![expect(unsafe_code, reason = "descriptors become eventfds, and a peer is asked for")]
 
 use std::fs::File;
 use std::io;
