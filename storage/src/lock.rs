@@ -10,6 +10,7 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
@@ -88,8 +89,11 @@ impl From<io::Error> for LockError {
 }
 
 /// Times that a conflict is looked at again, and how long to wait in between. The kernel closes
-/// the files of a killed process, and so gives up its locks, a moment after the process is gone.
+/// the files of a killed process, and so gives up its locks, a moment after the process is gone:
+/// when its io_uring is, which takes longer the busier the host is.
 const PATIENCE: (u32, Duration) = (5, Duration::from_millis(20));
+/// How often as long as nobody is found who has the locks.
+const PATIENCE_WITH_NOBODY: u32 = 250;
 
 impl ImageLock {
     /// Takes the locks for `wanted`. `Ok(None)`: the file system has no locks.
@@ -97,7 +101,7 @@ impl ImageLock {
         let mut tries = 0;
         loop {
             match ImageLock::try_take(file, wanted) {
-                Err(LockError::Conflict(_)) if tries < PATIENCE.0 => {
+                Err(LockError::Conflict(_)) if may_pass(file, tries) => {
                     tries += 1;
                     thread::sleep(PATIENCE.1);
                 }
@@ -154,6 +158,12 @@ impl ImageLock {
             tracing::warn!(%error, "cannot unlock a disk");
         }
     }
+}
+
+/// Whether a conflict may be over soon, after it was looked at again so often.
+fn may_pass(file: &File, tries: u32) -> bool {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    tries < PATIENCE.0 || tries < PATIENCE_WITH_NOBODY && Holder::find(Path::new(&path)).is_none()
 }
 
 /// What another user of the file does that `wanted` cannot bear, or does not bear of `wanted`.

@@ -79,8 +79,8 @@ struct Supervisor<'a> {
     servers: Vec<Server>,
     /// What went wrong with servers.
     lost: Vec<SharedDiskReport>,
-    /// Where the servers' sockets are.
-    sockets: TempDir,
+    /// Where the servers' sockets are, if there are servers.
+    sockets: Option<TempDir>,
     stop: Option<Stop>,
 }
 
@@ -99,12 +99,19 @@ pub fn run(
     let started = Instant::now();
     let deadline = lab.timeout.and_then(|timeout| started.checked_add(timeout));
     let states = lab.guests.iter().map(|_| State::Waiting).collect();
-    // Short, as paths of sockets must be.
-    let sockets = tempfile::Builder::new().prefix("cohort-lab-").tempdir()?;
     let (servers, lost) = (Vec::new(), Vec::new());
-    let mut supervisor =
-        Supervisor { lab, options, results, messages, states, servers, lost, sockets, stop: None };
-    supervisor.start_servers();
+    let mut supervisor = Supervisor {
+        lab,
+        options,
+        results,
+        messages,
+        states,
+        servers,
+        lost,
+        sockets: None,
+        stop: None,
+    };
+    supervisor.start_servers()?;
     let mut behind = false;
     loop {
         supervisor.start_waiting();
@@ -134,12 +141,17 @@ pub fn run(
 
 impl Supervisor<'_> {
     /// Starts the server of every shared disk that some guest asks for.
-    fn start_servers(&mut self) {
+    fn start_servers(&mut self) -> io::Result<()> {
+        if self.lab.guests.iter().all(|guest| guest.shared.is_empty()) {
+            return Ok(());
+        }
         let asked = |name: &str| {
             self.lab.guests.iter().any(|guest| guest.shared.values().any(|of| of == name))
         };
+        // Short, as paths of sockets must be.
+        let folder = tempfile::Builder::new().prefix("cohort-lab-").tempdir()?;
         for disk in self.lab.shared_disks.iter().filter(|disk| asked(&disk.name)) {
-            let args = disk.command(self.lab, self.sockets.path());
+            let args = disk.command(self.lab, folder.path());
             let program = &self.options.command.program;
             let started = match disk.create() {
                 Ok(()) => Server::spawn(program, &disk.name, &args)
@@ -154,6 +166,8 @@ impl Supervisor<'_> {
                 }
             }
         }
+        self.sockets = Some(folder);
+        Ok(())
     }
 
     /// Attends to servers: without one of them, the guests are stopped.
@@ -204,7 +218,10 @@ impl Supervisor<'_> {
                     ..Outcome::new(&guest.spec.name, ending(stop))
                 });
             } else if running < limit {
-                let spec = self.lab.spec_with_sockets(at, self.sockets.path());
+                let spec = match &self.sockets {
+                    Some(folder) => self.lab.spec_with_sockets(at, folder.path()),
+                    None => guest.spec.clone(),
+                };
                 *state = start(&spec, self.options, self.results);
                 running += usize::from(matches!(state, State::Running(_)));
             }
