@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::cohort::{Cohort, Finished, PATIENCE, Running};
+use crate::cohort::{Cohort, Finished, PATIENCE, Running, binary};
 use crate::oracles;
 
 /// Memory of a guest. A back end takes only what cannot be truncated, so that it is a memfd.
@@ -182,11 +182,10 @@ impl Server {
     /// Starts `cohort shared-disk serve DISK` with sockets of these names in `folder`, and waits
     /// until it is ready.
     pub fn start(folder: &Path, disk: &str, scsi: &[&str], blk: &[&str]) -> Server {
-        Server::of(Cohort::new(["shared-disk", "serve", disk]), folder, scsi, blk)
-    }
-
-    /// The same, of a command line.
-    pub fn of(cohort: Cohort, folder: &Path, scsi: &[&str], blk: &[&str]) -> Server {
+        // However the test ends, the server ends with it.
+        let mut cohort = Command::new("setpriv");
+        cohort.args(["--pdeathsig", "KILL"]).arg(binary()).args(["shared-disk", "serve", disk]);
+        let cohort = Cohort::from_command(cohort);
         let at = |name: &&str| folder.join(name);
         // Where what is left of a killed server is in nobody's way.
         static SERVERS: AtomicU32 = AtomicU32::new(0);
