@@ -88,12 +88,16 @@ impl From<io::Error> for LockError {
     }
 }
 
-/// Times that a conflict is looked at again, and how long to wait in between. The kernel closes
-/// the files of a killed process, and so gives up its locks, a moment after the process is gone:
-/// when its io_uring is, which takes longer the busier the host is.
-const PATIENCE: (u32, Duration) = (5, Duration::from_millis(20));
-/// How often as long as nobody is found who has the locks.
-const PATIENCE_WITH_NOBODY: u32 = 250;
+/// How long to wait before a conflict is looked at again.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How often at least: who has the locks may be about to give them up.
+const TRIES: u32 = 5;
+/// How often where nobody has the locks, as far as other processes' files can be seen; not all of
+/// them, and all of them. The kernel gives up the locks of a killed process when its io_uring is
+/// gone, which is after its last request: writes and flushes that take long on a busy disk.
+const TRIES_IF_NOBODY: (u32, u32) = (100, 1500);
+/// When to tell that somebody is waited for.
+const TELL_AT: u32 = 50;
 
 impl ImageLock {
     /// Takes the locks for `wanted`. `Ok(None)`: the file system has no locks.
@@ -103,7 +107,7 @@ impl ImageLock {
             match ImageLock::try_take(file, wanted) {
                 Err(LockError::Conflict(_)) if may_pass(file, tries) => {
                     tries += 1;
-                    thread::sleep(PATIENCE.1);
+                    thread::sleep(PAUSE);
                 }
                 Err(LockError::Host(error)) if is_lockless(&error) => {
                     tracing::warn!(%error, "the file system cannot lock disks: keep others out yourself");
@@ -162,8 +166,18 @@ impl ImageLock {
 
 /// Whether a conflict may be over soon, after it was looked at again so often.
 fn may_pass(file: &File, tries: u32) -> bool {
+    if tries < TRIES {
+        return true;
+    }
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    tries < PATIENCE.0 || tries < PATIENCE_WITH_NOBODY && Holder::find(Path::new(&path)).is_none()
+    let (holder, all_seen) = Holder::search(Path::new(&path));
+    let most = if all_seen { TRIES_IF_NOBODY.1 } else { TRIES_IF_NOBODY.0 };
+    if holder.is_none() && tries == TELL_AT {
+        tracing::warn!(
+            "a disk is locked by nobody who is there: waiting for the last requests of a process that was killed"
+        );
+    }
+    holder.is_none() && tries < most
 }
 
 /// What another user of the file does that `wanted` cannot bear, or does not bear of `wanted`.
@@ -236,24 +250,40 @@ impl Holder {
     }
 
     /// Finds a process that has the file open and locked, as far as `/proc` lets this one see.
-    /// (`F_OFD_GETLK` and `/proc/locks` name no process for locks that belong to open files.)
     pub(crate) fn find(path: &Path) -> Option<Holder> {
-        let wanted = fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))?;
-        let processes = fs::read_dir("/proc").ok()?.flatten();
-        processes
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .find(|&pid| holds(pid, wanted))
-            .map(|pid: u32| {
-                let command = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-                Holder { pid, command: command.trim_end().to_owned() }
-            })
+        Holder::search(path).0
+    }
+
+    /// The same, and whether the files of all processes could be seen. (`F_OFD_GETLK` and
+    /// `/proc/locks` name no process for locks that belong to open files.)
+    fn search(path: &Path) -> (Option<Holder>, bool) {
+        let wanted = fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+        let (Some(wanted), Ok(processes)) = (wanted, fs::read_dir("/proc")) else {
+            return (None, false);
+        };
+        let mut all_seen = true;
+        for entry in processes.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            match holds(pid, wanted) {
+                Ok(false) => {}
+                Ok(true) => {
+                    let command = fs::read_to_string(format!("/proc/{pid}/comm"));
+                    let command = command.unwrap_or_default().trim_end().to_owned();
+                    return (Some(Holder { pid, command }), all_seen);
+                }
+                Err(error) => all_seen &= error.kind() != io::ErrorKind::PermissionDenied,
+            }
+        }
+        (None, all_seen)
     }
 }
 
 /// Whether one of the process' descriptors is the file and has locks.
-fn holds(pid: u32, wanted: (u64, u64)) -> bool {
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
-    descriptors.flatten().any(|descriptor| {
+fn holds(pid: u32, wanted: (u64, u64)) -> io::Result<bool> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?;
+    Ok(descriptors.flatten().any(|descriptor| {
         let is_wanted =
             fs::metadata(descriptor.path()).is_ok_and(|file| (file.dev(), file.ino()) == wanted);
         is_wanted && {
@@ -261,5 +291,5 @@ fn holds(pid: u32, wanted: (u64, u64)) -> bool {
             fs::read_to_string(info)
                 .is_ok_and(|info| info.lines().any(|line| line.starts_with("lock:")))
         }
-    })
+    }))
 }
