@@ -59,16 +59,29 @@ pub(super) struct Control {
     fences: Vec<Arc<Fence>>,
     owner: Owner,
     /// Functions that the target has not answered.
-    pending: Tokens<Space>,
+    pending: Tokens<Asked>,
     answers: Vec<(u64, ServiceResponse)>,
-    /// Functions that are complete but for what the driver has yet to see first.
+    /// Functions that wait for what the driver has yet to see first.
     fenced: Vec<Fenced>,
+}
+
+/// A function that the target has to answer.
+struct Asked {
+    space: Space,
+    /// It is asked for once more if there is no such task.
+    again: Option<(u64, TaskManagement)>,
 }
 
 struct Fenced {
     space: Space,
-    code: Code,
+    then: Then,
     tickets: Vec<u64>,
+}
+
+/// What becomes of a function behind its fence.
+enum Then {
+    Answer(Code),
+    Ask(u64, TaskManagement),
 }
 
 impl Control {
@@ -84,9 +97,9 @@ impl Control {
     }
 
     /// Keeps an answer back until the driver sees those of the commands that it is about.
-    fn fence(&mut self, space: Space, code: Code, all: bool) {
+    fn fence(&mut self, space: Space, then: Then, all: bool) {
         let tickets = self.fences.iter().map(|fence| fence.ask(all)).collect();
-        self.fenced.push(Fenced { space, code, tickets });
+        self.fenced.push(Fenced { space, then, tickets });
     }
 
     fn is_due(&self, fenced: &Fenced) -> bool {
@@ -102,13 +115,13 @@ impl Serve for Control {
         match work {
             Work::Done(bytes) => finish(&space, &bytes, queue),
             Work::Manage { lun, what } => {
-                let token = self.pending.keep(space);
+                let token = self.pending.keep(Asked { space, again: Some((lun, what)) });
                 self.target.manage(token, lun, what);
             }
             Work::Reset => {
                 // What this ends, it ends by and by; the fence waits for it.
                 self.initiator.nexus_lost();
-                self.fence(space, Code::Ok, true);
+                self.fence(space, Then::Answer(Code::Ok), true);
             }
         }
         Ok(())
@@ -130,21 +143,33 @@ impl Serve for Control {
         let mut any = !self.answers.is_empty();
         let mut answers = std::mem::take(&mut self.answers);
         for (token, answer) in answers.drain(..) {
-            if let Some(space) = self.pending.take(token) {
-                self.fence(space, code_of(&answer), false);
-            }
+            let Some(Asked { space, again }) = self.pending.take(token) else { continue };
+            let then = match (&answer, again) {
+                // A request queue's thread may have taken the command, and be about to hand it
+                // over. Behind the fence it has, or the task is over.
+                (ServiceResponse::Managed(Outcome::NoSuchTask), Some((lun, what))) => {
+                    Then::Ask(lun, what)
+                }
+                _ => Then::Answer(code_of(&answer)),
+            };
+            self.fence(space, then, false);
         }
         self.answers = answers;
-        let mut fenced = std::mem::take(&mut self.fenced);
-        fenced.retain(|it| {
-            let due = self.is_due(it);
-            if due {
-                finish(&it.space, &[it.code as u8], queue);
-                any = true;
+        for fenced in std::mem::take(&mut self.fenced) {
+            if !self.is_due(&fenced) {
+                self.fenced.push(fenced);
+                continue;
             }
-            !due
-        });
-        self.fenced = fenced;
+            any = true;
+            let space = fenced.space;
+            match fenced.then {
+                Then::Answer(code) => finish(&space, &[code as u8], queue),
+                Then::Ask(lun, what) => {
+                    let token = self.pending.keep(Asked { space, again: None });
+                    self.target.manage(token, lun, what);
+                }
+            }
+        }
         any
     }
 

@@ -73,6 +73,29 @@ fn an_aborted_command_is_back_before_its_abort() {
 }
 
 #[test]
+fn a_command_is_aborted_that_is_on_its_way_to_the_target() {
+    let (mut host, held) = host();
+    let entrance = crate::sync::lock(&held.entrance);
+    host.prepare(UNIT, 1, &cdb10(0x2a, 0, 1), &[1; BLOCK]);
+    let buffers = host.buffers(BLOCK, 0);
+    host.send(2, &buffers);
+    let await_one = |of: &std::sync::Mutex<usize>| {
+        while *crate::sync::lock(of) == 0 {
+            std::thread::yield_now();
+        }
+    };
+    await_one(&held.submitted);
+    host.put(TMF, &[&[0; 4], &ABORT_TASK.to_le_bytes()[..], &UNIT, &1u64.to_le_bytes()].concat());
+    host.send(0, &[(TMF, 24, false), (TMF_RESPONSE, 1, true)]);
+    await_one(&held.functions);
+    drop(entrance);
+    host.drivers[0].await_used();
+    assert_eq!(host.bytes(TMF_RESPONSE, 1), [OK]);
+    let (_, used) = host.drivers[2].take_used().expect("it is there by now");
+    assert_eq!((used, host.bytes(RESPONSE + 11, 1)[0]), (108, ABORTED));
+}
+
+#[test]
 fn what_is_not_supported_is_rejected() {
     let (mut host, held) = host();
     host.hold(&held, (2, 1));

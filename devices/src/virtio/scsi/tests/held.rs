@@ -18,6 +18,11 @@ pub(super) struct Held {
     pub(super) commands: Mutex<Vec<(usize, u64, u64)>>,
     pub(super) ended: Mutex<Vec<(usize, u64)>>,
     pub(super) queues: Mutex<usize>,
+    /// Task management functions that were asked for.
+    pub(super) functions: Mutex<usize>,
+    /// Commands that were submitted; while the other is locked, they stay unknown.
+    pub(super) submitted: Mutex<usize>,
+    pub(super) entrance: Mutex<()>,
     /// Answers every command at once with a failure to deliver it.
     pub(super) severed: bool,
 }
@@ -68,6 +73,8 @@ impl CommandQueue for HeldQueue {
         if self.held.severed {
             return Some(ServiceResponse::DeliveryFailure);
         }
+        *lock(&self.held.submitted) += 1;
+        let _entered = lock(&self.held.entrance);
         lock(&self.held.commands).push((self.number, command.tag, token));
         None
     }
@@ -82,6 +89,7 @@ impl CommandQueue for HeldQueue {
                 Outcome::Complete
             }
         };
+        *lock(&self.held.functions) += 1;
         self.managed.push((token, outcome));
     }
 
