@@ -5,12 +5,16 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
 
 /// Longest request and longest answer.
@@ -18,6 +22,10 @@ const REQUEST_MAX: u64 = 4 << 10;
 const ANSWER_MAX: u64 = 64 << 20;
 /// How long the other side may take for its line.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long nobody is heard after the host could not accept.
+const REST: Duration = Duration::from_millis(100);
+/// Questions that may wait to be heard.
+const BACKLOG: i32 = 16;
 
 /// What is asked of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,6 +178,8 @@ pub fn ask(path: &Path, request: Request) -> Result<serde_json::Value, ControlEr
 #[derive(Debug)]
 pub struct Control {
     path: PathBuf,
+    listener: Arc<UnixListener>,
+    ending: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -201,23 +211,35 @@ impl Control {
         path: &Path,
         serve: impl Fn(Request) -> Answer + Send + 'static,
     ) -> io::Result<Control> {
-        let listener = bind(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
-        let thread = thread::Builder::new().name("control".to_owned()).spawn(move || {
-            for stream in listener.incoming().flatten() {
-                match answer(stream, &serve) {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(error) => tracing::debug!(%error, "a question on the control socket"),
-                }
-            }
-        })?;
-        Ok(Control { path: path.to_owned(), thread: Some(thread) })
+        let (listener, ending) = (Arc::new(bind(path)?), Arc::default());
+        let (heard, is_over) = (Arc::clone(&listener), Arc::clone(&ending));
+        let body = move || hear(&heard, &is_over, &serve);
+        let thread = thread::Builder::new().name("control".to_owned()).spawn(body)?;
+        Ok(Control { path: path.to_owned(), listener, ending, thread: Some(thread) })
     }
 
     /// Where it listens.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Answers one question after the other until the end.
+fn hear(listener: &UnixListener, ending: &AtomicBool, serve: &impl Fn(Request) -> Answer) {
+    loop {
+        let answered = listener.accept().map(|(stream, _)| answer(&stream, serve));
+        if ending.load(Ordering::Acquire) {
+            return;
+        }
+        match answered {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a question on the control socket"),
+            Err(error) => {
+                // The host is short of descriptors, say, and may be for long.
+                tracing::debug!(%error, "cannot accept a question on the control socket");
+                thread::sleep(REST);
+            }
+        }
     }
 }
 
@@ -229,45 +251,53 @@ fn bind(path: &Path) -> io::Result<UnixListener> {
             && UnixStream::connect(path)
                 .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     };
-    match UnixListener::bind(path) {
+    match bind_private(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left_over() => {
             fs::remove_file(path)?;
-            UnixListener::bind(path)
+            bind_private(path)
         }
         bound => bound,
     }
 }
 
-/// Answers one question; false: that was the last one.
-fn answer(stream: UnixStream, serve: &impl Fn(Request) -> Answer) -> io::Result<bool> {
+/// Listens at `path`, to which nobody else can connect, not even for a moment: the file gets the
+/// socket's mode.
+fn bind_private(path: &Path) -> io::Result<UnixListener> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Answers one question.
+fn answer(mut stream: &UnixStream, serve: &impl Fn(Request) -> Answer) -> io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = String::new();
-    BufReader::new((&stream).take(REQUEST_MAX)).read_line(&mut line)?;
-    if line == END {
-        return Ok(false);
-    }
+    BufReader::new(stream.take(REQUEST_MAX)).read_line(&mut line)?;
     // Who only looks whether somebody is here says nothing.
     if line.is_empty() {
-        return Ok(true);
+        return Ok(());
     }
     let answer = match serde_json::from_str(&line) {
         Ok(request) => serve(request),
         Err(error) => Answer::Failed(format!("that is no request: {error}")),
     };
     let text = serde_json::to_string(&answer)?;
-    (&stream).write_all(text.as_bytes())?;
-    Ok(true)
+    stream.write_all(text.as_bytes())
 }
-
-/// What the server itself says to its thread when it ends.
-const END: &str = "end\n";
 
 impl Drop for Control {
     fn drop(&mut self) {
-        let told = UnixStream::connect(&self.path).and_then(|mut s| s.write_all(END.as_bytes()));
+        self.ending.store(true, Ordering::Release);
+        // Not by the path, where there may be nothing any more: what the thread uses must be given
+        // back in any case. Fails for none that listens.
+        let _ = rustix::net::shutdown(&*self.listener, Shutdown::Both);
         let _ = fs::remove_file(&self.path);
-        if let (Ok(()), Some(thread)) = (told, self.thread.take()) {
+        if let Some(thread) = self.thread.take() {
+            // A panic has told of itself.
             let _ = thread.join();
         }
     }
@@ -311,5 +341,19 @@ mod tests {
         assert!(Control::listen(&path, echo).is_err());
         fs::remove_file(&path).unwrap();
         assert!(matches!(ask(&path, Request::Status), Err(ControlError::Nobody { .. })));
+    }
+
+    #[test]
+    fn it_ends_and_gives_back_what_it_used_although_its_socket_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let used = Arc::new(());
+        let kept = Arc::clone(&used);
+        let serve = move |_| Answer::Failed(format!("{}", Arc::strong_count(&kept)));
+        let control = Control::listen(&path, serve).unwrap();
+        assert_eq!(fs::symlink_metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        fs::remove_file(&path).unwrap();
+        drop(control);
+        assert_eq!(Arc::strong_count(&used), 1);
     }
 }
