@@ -225,9 +225,9 @@ impl SharedDisk {
         };
         args.extend(["--control".into(), folder.join(format!("{}.control", self.name)).into()]);
         for (guest, socket) in sockets(lab, &self.name) {
-            let mut option = folder.join(socket).into_os_string();
-            option.push(format!(",initiator={}.{guest}", lab.name));
-            args.extend(["--vhost-user-scsi".into(), option]);
+            let socket = folder.join(socket).display().to_string().replace(',', ",,");
+            let option = format!("{socket},initiator={}.{guest}", lab.name);
+            args.extend(["--vhost-user-scsi".into(), option.into()]);
         }
         args
     }

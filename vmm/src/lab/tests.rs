@@ -209,6 +209,9 @@ disks = [{ shared = "kept" }, { shared = "far" }]
         "shared-disk connect iscsi://host:3260/iqn.2026-01.org:x/7 --control /s/far.control \
          --vhost-user-scsi /s/4-0.sock,initiator=x.node-0 "
     ));
+    // A folder for temporary files may have a comma in its name.
+    let args = lab.shared_disks[0].command(&lab, std::path::Path::new("/s,t"));
+    assert!(args.contains(&"/s,,t/0-0.sock,initiator=x.node-0".into()), "{args:?}");
     // The file is made where there is none, and left where there is one.
     for _ in 0..2 {
         lab.shared_disks[2].create().unwrap();
