@@ -17,9 +17,9 @@ use crate::cli::{print, print_json};
 /// Presents a disk of an iSCSI target to guests on this host, until it is stopped by a signal
 ///
 /// Each guest has a session of its own with the target, in its own name. A session that is lost is
-/// had again: commands that were answered are not sent another time, those that change nothing or
-/// were not sent yet are sent then, and of others the guest is told that nobody knows. Prints
-/// `ready` once guests can connect.
+/// replaced by another: commands that were answered are not sent another time, those that change
+/// nothing or were not sent yet are sent then, and of others the guest is told that nobody knows.
+/// Prints `ready` once guests can connect.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The disk: any target's logical unit

@@ -84,7 +84,7 @@ fn text(status: &Value) -> String {
             remote["sent"],
         );
         if let Some(error) = remote["last_error"].as_str() {
-            about += &format!("; last lost because {error}");
+            about += &format!("; last failure: {error}");
         }
         line(1, &about);
     }
