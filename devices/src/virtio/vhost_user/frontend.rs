@@ -65,6 +65,14 @@ impl Kind {
         }
     }
 
+    /// The queue whose buffers are for events.
+    fn event_queue(self) -> Option<u16> {
+        match self {
+            Kind::Block => None,
+            Kind::Scsi => Some(1),
+        }
+    }
+
     fn device_type(self) -> DeviceType {
         match self {
             Kind::Block => DeviceType::Block,

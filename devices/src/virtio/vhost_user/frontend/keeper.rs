@@ -217,7 +217,7 @@ impl Keeper {
 
     /// Requests that a back end took and nobody knows of are never answered.
     fn check_lost_requests(&mut self) {
-        if !self.rings.recorded() && self.rings.outstanding() {
+        if !self.rings.recorded() && self.rings.outstanding(self.space.kind.event_queue()) {
             tracing::error!(
                 path = %self.path.display(),
                 "the vhost-user back end is gone with requests of the guest, and kept no record of \

@@ -168,10 +168,12 @@ impl Rings {
         Ok(drained)
     }
 
-    /// Whether the driver waits for the answer to a request that a back end may have taken.
-    pub(super) fn outstanding(&self) -> bool {
+    /// Whether the driver waits for the answer to a request that a back end may have taken. Queue
+    /// `events` has none: its buffers always wait, for whichever back end takes them.
+    pub(super) fn outstanding(&self, events: Option<u16>) -> bool {
         self.rings
             .iter()
+            .filter(|ring| Some(ring.index) != events)
             .any(|ring| self.index(ring.layout.available) != self.index(ring.layout.used))
     }
 

@@ -179,6 +179,30 @@ fn requests_that_nobody_recorded_need_a_reset() {
 }
 
 #[test]
+fn buffers_for_events_are_no_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("socket");
+    let features = VERSION_1 | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
+    let protocol = VhostUserProtocolFeatures::MQ;
+    let holds = Character { features, protocol, queues: 3, config: vec![], holds: true };
+    let peer = Peer::start(&path, holds.clone());
+    let mut device = FrontEnd::connect(&path, Kind::Scsi, None, PATIENCE).unwrap();
+    let ram = GuestRam::new(16 << 20, 8 << 20, 1 << 32).unwrap();
+    let memory = ram.memory().clone();
+    let driver = |at| Driver::new(memory.memory().into_inner(), at, 16, false);
+    let (control, mut events) = (driver(RINGS), driver(2 * RINGS));
+    events.add(&[(0x10_0000, 16, true)]).unwrap();
+    let told: Arc<Told> = Arc::default();
+    device.start(activation(&memory, VERSION_1, &[&control, &events], &told)).unwrap();
+    peer.await_taken(1);
+    peer.kill();
+    // The next one has them, too.
+    let next = Peer::start(&path, holds);
+    next.await_taken(1);
+    assert_eq!(told.needs_reset.load(Ordering::SeqCst), 0);
+}
+
+#[test]
 fn a_driver_that_starts_while_the_back_end_is_away_is_served_later() {
     let (mut setup, peer) = Setup::new(&character());
     peer.kill();
