@@ -61,5 +61,5 @@ pub(crate) use queue::absent;
 pub use sense::Sense;
 pub use status::{NexusStatus, RegistrationStatus, TargetStatus, UnitStatus};
 pub use target::{Target, TargetError, UnitOptions};
-pub(crate) use unit::number as unit_number;
+pub(crate) use unit::{address as unit_address, number as unit_number};
 pub(crate) use wake::{Waker, lock};

@@ -19,12 +19,12 @@ mod memory;
 mod sessions;
 mod transfers;
 
-const TARGET: &str = "iqn.2026-01.org.example:disk";
-const INITIATOR: &str = "iqn.2026-01.org.example:one";
-const BLOCK: usize = 512;
+pub(super) const TARGET: &str = "iqn.2026-01.org.example:disk";
+pub(super) const INITIATOR: &str = "iqn.2026-01.org.example:one";
+pub(super) const BLOCK: usize = 512;
 
 /// A target with two scratch disks.
-fn target() -> Target {
+pub(super) fn target() -> Target {
     let unit = |lun: u32| UnitOptions {
         disk: Disk::scratch(Bytes::new(16 << 20), &WRITABLE).unwrap(),
         identity: format!("test disk {lun}"),
@@ -33,11 +33,11 @@ fn target() -> Target {
     Target::new(vec![unit(0), unit(1)], None).unwrap()
 }
 
-fn options() -> ServerOptions {
+pub(super) fn options() -> ServerOptions {
     ServerOptions::on_loopback(IscsiName::new(TARGET).unwrap())
 }
 
-fn server() -> Server {
+pub(super) fn server() -> Server {
     serve(options())
 }
 

@@ -126,8 +126,9 @@ pub(crate) fn number(lun: u64) -> Option<usize> {
     }
 }
 
-/// The 8 bytes of the unit of this number, by peripheral device addressing where it fits.
-pub(super) fn address(number: usize) -> u64 {
+/// The 8 bytes of the unit of this number: peripheral device addressing for the first 256, as all
+/// targets know it, then flat space addressing (SAM-5 4.7.7).
+pub(crate) fn address(number: usize) -> u64 {
     let flat = if number < 256 { 0 } else { 0x4000 };
     (number as u64 & 0x3fff | flat) << 48
 }

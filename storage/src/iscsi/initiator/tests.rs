@@ -7,40 +7,18 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::iscsi::secrets::ChapSecrets;
+use crate::iscsi::tests::{BLOCK, INITIATOR, TARGET, options as server_options, server, target};
 use crate::iscsi::{IscsiName, Server, ServerLimits, ServerOptions};
-use crate::reservation::Reservations;
-use crate::scsi::{
-    Command, Outcome, Response, ServiceResponse, Status, Target, TaskManagement, UnitOptions,
-};
-use crate::testkit::{WRITABLE, filled};
-use crate::{AlignedBuffer, Buffers, Bytes, Disk};
+use crate::scsi::{Command, Outcome, Response, ServiceResponse, Status, TaskManagement};
+use crate::testkit::filled;
+use crate::{AlignedBuffer, Buffers};
 
 mod cuts;
 mod fake;
 mod tgt;
 mod ways;
 
-const TARGET: &str = "iqn.2026-01.org.example:disk";
-const INITIATOR: &str = "iqn.2026-01.org.example:one";
-const BLOCK: usize = 512;
 const UNTOUCHED: u8 = 0xee;
-
-fn target() -> Target {
-    let unit = |lun: u32| UnitOptions {
-        disk: Disk::scratch(Bytes::new(16 << 20), &WRITABLE).unwrap(),
-        identity: format!("test disk {lun}"),
-        reservations: Reservations::default(),
-    };
-    Target::new(vec![unit(0), unit(1)], None).unwrap()
-}
-
-fn server_options() -> ServerOptions {
-    ServerOptions::on_loopback(IscsiName::new(TARGET).unwrap())
-}
-
-fn server() -> Server {
-    Server::bind(target(), server_options()).unwrap()
-}
 
 fn options() -> SessionOptions {
     let mut options =

@@ -5,6 +5,7 @@ use std::net::Ipv6Addr;
 use std::str::FromStr;
 
 use crate::iscsi::names::{BadName, IscsiName};
+use crate::scsi;
 
 /// The port of iSCSI targets (RFC 7143 section 14).
 const PORT: u16 = 3260;
@@ -67,11 +68,9 @@ impl IscsiUrl {
         self.unit
     }
 
-    /// The 8 bytes of the logical unit number: peripheral device addressing for the first 256, as
-    /// all targets know it, then flat space addressing (SAM-5 4.7.7).
+    /// The 8 bytes of the logical unit number.
     pub(super) fn lun(&self) -> u64 {
-        let field = if self.unit < 256 { self.unit } else { 0x4000 | self.unit };
-        u64::from(field) << 48
+        scsi::unit_address(self.unit.into())
     }
 }
 
