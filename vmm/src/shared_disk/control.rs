@@ -207,7 +207,7 @@ impl Control {
     ///
     /// # Errors
     /// The socket cannot be made, as when one is there.
-    pub fn listen(
+    fn listen(
         path: &Path,
         serve: impl Fn(Request) -> Answer + Send + 'static,
     ) -> io::Result<Control> {
