@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -75,11 +75,7 @@ impl Server {
         let room = SAID_MAX.saturating_sub(self.said.len()) as u64;
         // Ends with an error where a blocking read would wait.
         let _ = (&mut self.output).take(room).read_to_end(&mut self.said);
-        if !self.silent && is_readable(self.process.messages()) {
-            let text = self.process.take_messages();
-            self.silent = text.is_empty();
-            self.messages.feed(&text, out);
-        }
+        self.pass_on(out);
         if !ended {
             return None;
         }
@@ -96,12 +92,39 @@ impl Server {
         })
     }
 
+    /// Passes on the messages that there are.
+    fn pass_on(&mut self, out: &mut dyn Write) {
+        if !self.silent && is_readable(self.process.messages()) {
+            let text = self.process.take_messages();
+            self.silent = text.is_empty();
+            self.messages.feed(&text, out);
+        }
+    }
+
+    /// Waits for its end, no longer than the grace; whether it came. Somebody must take its messages
+    /// meanwhile: it cannot go on while nobody does.
+    fn await_end(&mut self, out: &mut dyn Write) -> bool {
+        let deadline = Instant::now() + GRACE;
+        while !is_readable(self.process.end()) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let mut fds = vec![PollFd::from_borrowed_fd(self.process.end(), PollFlags::IN)];
+            if !self.silent {
+                fds.push(PollFd::from_borrowed_fd(self.process.messages(), PollFlags::IN));
+            }
+            // Interrupted or not, all is looked at next.
+            let _ = poll(&mut fds, Timespec::try_from(left).ok().as_ref());
+            self.pass_on(out);
+        }
+        true
+    }
+
     /// Ends it, which leaves the disk in order. Says what went wrong, if anything did.
     pub(super) fn stop(mut self, out: &mut dyn Write) -> Option<String> {
         self.process.signal(Signal::TERM);
-        let grace = Timespec::try_from(GRACE).ok();
-        let mut fds = [PollFd::from_borrowed_fd(self.process.end(), PollFlags::IN)];
-        let in_time = poll(&mut fds, grace.as_ref()).is_ok_and(|count| count > 0);
+        let in_time = self.await_end(out);
         if !in_time {
             self.process.signal(Signal::KILL);
         }
@@ -121,4 +144,23 @@ impl Server {
 pub(super) fn is_readable(fd: BorrowedFd<'_>) -> bool {
     let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_has_much_to_say_at_its_end_comes_to_it() {
+        let script = "trap 'head -c 300000 /dev/zero >&2; exit 143' TERM; echo ready; \
+                      while :; do sleep 0.01; done";
+        let args = ["-c", script].map(OsString::from);
+        let mut server = Server::spawn(Path::new("/bin/sh"), "disk", &args).unwrap();
+        let mut said = Vec::new();
+        while !server.is_ready() {
+            assert_eq!(server.attend(&mut said), None);
+        }
+        assert_eq!(server.stop(&mut said), None);
+        assert!(said.len() >= 300_000, "{} bytes", said.len());
+    }
 }
