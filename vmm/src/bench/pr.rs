@@ -120,10 +120,12 @@ fn fence(target: &Target) -> Result<Fencing, BenchError> {
         answer.map(|()| (given, answered))
     })?;
     let writes: Vec<Written> = ended.into_iter().collect();
-    let late = |write: &&Written| write.status == Status::Good && write.ended > answered;
+    // One that began before may have ended before as well, and been seen to later.
+    let late = |write: &&Written| write.status == Status::Good && write.begun > answered;
     if let Some(write) = writes.iter().find(late) {
-        let after = write.ended - answered;
-        return Err(BenchError::Scsi { what: format!("a write landed {after:?} after the fence") });
+        let after = write.begun - answered;
+        let what = format!("a write that began {after:?} after the fence was carried out");
+        return Err(BenchError::Scsi { what });
     }
     let under_way = writes.iter().filter(|write| write.begun <= given && write.ended >= given);
     let slowest = under_way.map(|write| write.ended - write.begun).max().unwrap_or_default();
