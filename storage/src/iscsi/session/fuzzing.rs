@@ -58,7 +58,8 @@ pub(crate) fn run(input: &[u8]) -> Option<usize> {
     let (target, _media) = commands::target(None, false)?;
     let limits = ServerLimits {
         commands: 8,
-        login_time: Duration::from_millis(100),
+        // Nothing ends because the host is busy; an initiator that says no more has closed.
+        login_time: Duration::from_secs(3600),
         idle_time: Duration::from_secs(3600),
         answer_time: Duration::from_secs(3600),
         ..ServerLimits::default()
