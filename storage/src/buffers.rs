@@ -23,7 +23,7 @@ pub type Owner = Arc<dyn Any + Send + Sync>;
 pub struct Buffers {
     owner: Option<Owner>,
     /// Pieces with at least one byte; those before `first` are used up.
-    pieces: SmallVec<[libc::iovec; 4]>,
+    pieces: SmallVec<[libc::iovec; 2]>,
     first: usize,
     len: u64,
 }

@@ -82,6 +82,9 @@ impl<'a> Parts<'a> {
     }
 
     fn buffers(&self, segments: &[Segment], skip: u64, len: u64) -> Result<Buffers, RingError> {
+        if len == 0 {
+            return Ok(Buffers::none());
+        }
         let mut buffers = Buffers::new(Arc::clone(self.owner));
         let mut count = 0;
         for piece in pieces(segments, skip, len) {

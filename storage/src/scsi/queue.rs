@@ -200,8 +200,7 @@ impl ScsiQueue {
         match self.advance(slot, &mut task) {
             Wait::Nothing => {
                 self.tasks.free(slot);
-                let unit = &self.target.units()[task.number];
-                return Some(task.end(unit));
+                return Some(task.end(&self.target.units()[task.number]));
             }
             Wait::Others => self.parked.push(slot),
             Wait::Disk => {}
@@ -422,7 +421,7 @@ impl Drop for ScsiQueue {
     fn drop(&mut self) {
         // Waits for the host.
         self.disks.clear();
-        for task in self.tasks.remove_all() {
+        for mut task in self.tasks.remove_all() {
             let unit: &Unit = &self.target.units()[task.number];
             task.end(unit);
         }
@@ -458,10 +457,7 @@ pub(crate) fn absent(mut command: Command, units: usize) -> Response {
 
 /// The descriptor block that came, and how many bytes of it.
 fn cdb_of(command: &Command) -> (Cdb, u8) {
-    let given = command.cdb_len.min(32);
-    let mut bytes = [0; 32];
-    bytes[..usize::from(given)].copy_from_slice(&command.cdb[..usize::from(given)]);
-    (Cdb(bytes), given)
+    (Cdb(command.cdb), command.cdb_len.min(32))
 }
 
 /// GOOD with data, cut to what the initiator has allocated and there is room for.

@@ -125,11 +125,11 @@ impl Task {
     }
 
     /// Gives back all that it holds; its answer.
-    pub(super) fn end(mut self, unit: &Unit) -> (u64, Response) {
+    pub(super) fn end(&mut self, unit: &Unit) -> (u64, Response) {
         let aborted = self.aborted();
         let mut response = std::mem::replace(&mut self.response, Response::GOOD);
         if response.status == Status::Good
-            && let Some(steps) = self.steps.take()
+            && let Some(steps) = &self.steps
         {
             response.data_in = steps.filled();
             let traffic = &self.access.traffic;

@@ -120,23 +120,24 @@ impl Reply {
         let used = response.map_or(0, |response| response.data_out.min(self.data_out));
         let residual = (self.data_in - filled).saturating_add(self.data_out - used);
 
-        let mut bytes = [0; RESPONSE_LEN + SENSE_MAX];
-        let sense_len = u32::try_from(sense.len()).unwrap_or_default();
-        bytes[..4].copy_from_slice(&sense_len.to_le_bytes());
-        let residual = u32::try_from(residual).unwrap_or(u32::MAX);
-        bytes[4..8].copy_from_slice(&residual.to_le_bytes());
+        let [l0, l1, l2, l3] = u32::try_from(sense.len()).unwrap_or_default().to_le_bytes();
+        let [r0, r1, r2, r3] = u32::try_from(residual).unwrap_or(u32::MAX).to_le_bytes();
+        let status = response.map_or(0, |response| response.status as u8);
         // The status qualifier is 0: there is none.
-        bytes[10] = response.map_or(0, |response| response.status as u8);
-        bytes[11] = code as u8;
-        for (to, from) in bytes.iter_mut().skip(RESPONSE_LEN).zip(sense) {
-            *to = *from;
+        let fixed = [l0, l1, l2, l3, r0, r1, r2, r3, 0, 0, status, code as u8];
+        // The rest of the sense field is left as it is: most answers have none, and every line of
+        // memory that is written has to come from the processor that the driver runs on.
+        if sense.is_empty() {
+            self.space.write(&fixed, queue.memory());
+        } else {
+            self.space.write(&[&fixed, sense].concat(), queue.memory());
         }
-        self.space.write(&bytes, queue.memory());
         // What was written from the first device-writable byte on without a gap (virtio 1.3,
-        // 2.7.8.2): the sense field is, unless it is larger than any sense data.
-        let fixed = (RESPONSE_LEN + sense_room) as u64;
-        let whole = sense_room as u64 == u64::from(self.sense_size);
-        let written = if whole { fixed.saturating_add(filled) } else { fixed };
+        // 2.7.8.2): with data only if the sense field before it is full.
+        let mut written = (RESPONSE_LEN + sense.len()) as u64;
+        if sense.len() as u64 == u64::from(self.sense_size) {
+            written = written.saturating_add(filled);
+        }
         queue.push_used(self.space.head(), u32::try_from(written).unwrap_or(u32::MAX));
         queue.publish();
     }

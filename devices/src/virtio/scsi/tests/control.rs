@@ -62,7 +62,7 @@ fn an_aborted_command_is_back_before_its_abort() {
         };
         assert_eq!(host.manage(ABORT_TASK, UNIT, tag), OK);
         let (_, used) = host.drivers[queue].take_used().expect("it is there by now");
-        assert_eq!((used, host.bytes(at + 11, 1)[0]), (108, ABORTED));
+        assert_eq!((used, host.bytes(at + 11, 1)[0]), (12, ABORTED));
         // The other one goes on, and ends with all.
         assert_eq!(host.drivers[other].take_used(), None);
         assert_eq!(host.manage(ABORT_TASK, UNIT, 77), OK, "there is no such task");
@@ -92,7 +92,7 @@ fn a_command_is_aborted_that_is_on_its_way_to_the_target() {
     host.drivers[0].await_used();
     assert_eq!(host.bytes(TMF_RESPONSE, 1), [OK]);
     let (_, used) = host.drivers[2].take_used().expect("it is there by now");
-    assert_eq!((used, host.bytes(RESPONSE + 11, 1)[0]), (108, ABORTED));
+    assert_eq!((used, host.bytes(RESPONSE + 11, 1)[0]), (12, ABORTED));
 }
 
 #[test]

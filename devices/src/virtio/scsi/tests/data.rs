@@ -17,10 +17,10 @@ fn data_goes_both_ways_on_every_queue() {
         (3, cdb16(0x8a, 100, 5).to_vec(), cdb10(0x28, 100, 5).to_vec()),
     ] {
         let written = host.run_at((queue, UNIT), &write, &data, 0);
-        assert_eq!((written.residual, written.used), (0, 108));
+        assert_eq!((written.residual, written.used), (0, 12));
         written.good();
         let got = host.run_at((queue, UNIT), &read, &[], data.len());
-        assert_eq!((got.residual, got.used), (0, 108 + 5 * 512));
+        assert_eq!((got.residual, got.used), (0, 12));
         assert_eq!(got.good(), data);
     }
 }
@@ -46,7 +46,7 @@ fn a_request_may_be_cut_into_any_pieces() {
     ];
     let used = host.ask(2, &buffers);
     let got = host.got(3 * BLOCK, used);
-    assert_eq!((got.used, got.residual), (108 + 3 * 512, 0));
+    assert_eq!((got.used, got.residual), (12, 0));
     assert_eq!(host.bytes(RESPONSE + 108, 3), data[..3]);
     assert_eq!(got.good()[3..], data[3..]);
     // The same to the unit, by an indirect table.
@@ -75,7 +75,7 @@ fn residuals_tell_what_was_not_transferred() {
     let got = host.run(&cdb10(0x2a, 0, 3), &data, 0);
     assert_eq!((got.response, got.status, got.residual), (OK, 0, 512));
     let got = host.run(&cdb10(0x28, 0, 3), &[], 4 * BLOCK);
-    assert_eq!((got.response, got.residual, got.used), (OK, 512, 108 + 3 * 512));
+    assert_eq!((got.response, got.residual, got.used), (OK, 512, 12));
     assert_eq!(got.data[..3 * BLOCK], data[..3 * BLOCK]);
     assert_eq!(got.data[3 * BLOCK..], [UNTOUCHED; BLOCK]);
     let got = host.run(&[0x12, 0, 0, 0, 255, 0], &[], 300);
@@ -90,7 +90,7 @@ fn residuals_tell_what_was_not_transferred() {
     let got = host.run(&cdb10(0x28, u32::MAX, 3), &[], 3 * BLOCK);
     assert_eq!(got.residual, 3 * 512);
     assert_eq!(got.check(), (5, 0x21, 0));
-    assert_eq!(got.used, 108);
+    assert_eq!(got.used, 12 + 18);
 }
 
 #[test]
@@ -141,9 +141,9 @@ fn the_driver_chooses_the_sizes() {
         let got = host.run(&missing, &[], BLOCK);
         assert_eq!((got.response, got.status), (OK, CHECK));
         assert_eq!(got.sense.len(), 18.min(sense as usize));
-        assert_eq!(got.used, 12 + sense.min(96));
+        assert_eq!(got.used, 12 + sense.min(18));
         let got = host.run(&cdb10(0x28, 3, 1), &[], BLOCK);
-        assert_eq!(got.used, if sense <= 96 { 12 + sense + 512 } else { 108 });
+        assert_eq!(got.used, if sense == 0 { 12 + 512 } else { 12 });
         assert_eq!(got.good(), [0; BLOCK]);
     }
     // Nonsense is left out, and so is what is not the driver's.

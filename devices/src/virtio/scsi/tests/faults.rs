@@ -36,7 +36,7 @@ fn there_is_one_target_with_its_units() {
 fn data_in_both_directions_is_refused() {
     let mut host = Host::on(&target(), "a");
     let got = host.run(&cdb10(0x28, 0, 1), &[1; BLOCK], BLOCK);
-    assert_eq!((got.response, got.residual, got.used), (FAILURE, 1024, 108));
+    assert_eq!((got.response, got.residual, got.used), (FAILURE, 1024, 12));
     assert_eq!(got.data, [UNTOUCHED; BLOCK]);
 }
 
