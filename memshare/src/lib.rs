@@ -6,11 +6,20 @@
 //! the file's pages copy-on-write over RAM. Nothing is read then; pages that the guest does not
 //! change are shared by every guest that was given the same file, and cost their memory once.
 //!
+//! [`Window`] is a range of guest memory beside RAM that is filled from files: the device that
+//! offers it decides which, and [`SharedRegion`] is such a file. [`Window::record`] and
+//! [`GuestRam::record`] tell at any time what is mapped where.
+//!
 //! This crate knows neither hypervisor nor devices.
 
 mod ram;
+mod share;
 
 pub use ram::{
-    GuestMemory, GuestRam, MappingRecord, MemoryHandle, PAGE_SIZE, Placed, Placement, RamError,
-    RamRegion,
+    GuestMemory, GuestRam, MemoryHandle, PAGE_SIZE, Placed, Placement, RamError, RamRegion,
+};
+pub use share::{
+    Access, Change, Changed, Claim, Domain, FileIdentity, MAPPINGS_MAX, Mapped, MappingRecord,
+    RecordError, ShareError, SharedRegion, Watch, Window, WindowRange, from_sealed, private_copy,
+    sealed_copy, verify,
 };

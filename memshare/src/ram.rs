@@ -4,6 +4,7 @@ mod error;
 mod place;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
@@ -14,7 +15,7 @@ use vm_memory::{
 };
 
 pub use error::RamError;
-pub use place::{MappingRecord, Placed, Placement};
+pub use place::{Placed, Placement};
 
 /// Guest memory as devices and loaders access it.
 pub type GuestMemory = GuestMemoryMmap<()>;
@@ -40,6 +41,7 @@ pub struct GuestRam {
     memfd: Arc<std::fs::File>,
     size: u64,
     placements: Mutex<Vec<place::Range>>,
+    windows: Mutex<Vec<windows::Placed>>,
 }
 
 /// One contiguous range of RAM, as a hypervisor's memory slot needs it.
@@ -106,6 +108,7 @@ impl GuestRam {
             memfd,
             size,
             placements: Mutex::default(),
+            windows: Mutex::default(),
         })
     }
 

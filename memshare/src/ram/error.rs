@@ -42,6 +42,17 @@ pub enum RamError {
         #[source]
         source: MmapRegionError,
     },
+    /// A window would lie where RAM or another window is, or beyond all addresses.
+    #[error(
+        "a window of {len:#x} bytes cannot be at guest address {:#x}, where other memory is",
+        .start.0
+    )]
+    WindowOverlap {
+        /// First guest address asked for.
+        start: GuestAddress,
+        /// Bytes of the window.
+        len: u64,
+    },
     /// The range is not, or not as a whole, in one region of RAM.
     #[error("guest addresses {:#x} to {:#x} are not all in guest memory", .at.0, .at.0.saturating_add(*.len))]
     OutsideRam {

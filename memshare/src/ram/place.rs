@@ -4,12 +4,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::os::unix::fs::MetadataExt;
 use std::sync::PoisonError;
+use std::time::SystemTime;
 
 use vm_memory::{GuestAddress, GuestMemoryRegion};
 
 use super::{GuestRam, PAGE_SIZE, RamError};
+use crate::share::{Access, FileIdentity, MappingRecord};
 
 /// How [`GuestRam::place`] gets a file's bytes into RAM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,23 +33,8 @@ pub struct Placed {
     pub copied: u64,
 }
 
-/// Guest memory that is mapped from a file: who shares what begins here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MappingRecord {
-    /// First guest-physical address, a multiple of [`PAGE_SIZE`].
-    pub guest: GuestAddress,
-    /// Bytes mapped, a multiple of [`PAGE_SIZE`].
-    pub len: u64,
-    /// Device number of the file system that holds the file.
-    pub device: u64,
-    /// The file's inode number.
-    pub inode: u64,
-    /// Where in the file the mapped bytes begin.
-    pub offset: u64,
-}
-
 /// A placement that was made, or is being made.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Range {
     at: GuestAddress,
     len: u64,
@@ -99,17 +85,24 @@ impl GuestRam {
         let pages_start = offset.next_multiple_of(PAGE_SIZE).min(end);
         let pages_end = (end - end % PAGE_SIZE).max(pages_start);
         let mapped = pages_end - pages_start;
+        // For people: the file is not opened by it again.
+        let path = || std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let identity = FileIdentity::of(file).map_err(RamError::Stat)?;
         let mapping =
             (how == Placement::CopyOnWrite && aligned && mapped > 0).then(|| MappingRecord {
-                guest: GuestAddress(at.0 + (pages_start - offset)),
+                guest: at.0 + (pages_start - offset),
                 len: mapped,
-                device: metadata.dev(),
-                inode: metadata.ino(),
+                file: identity,
+                path: path().unwrap_or_default(),
                 offset: pages_start,
+                access: Access::Private,
+                since: SystemTime::now(),
+                by: "boot loader".into(),
             });
+        let is_mapped = mapping.is_some();
         self.reserve(Range { at, len, mapping })?;
 
-        if mapping.is_none() {
+        if !is_mapped {
             host.read(0, file, offset, len)?;
             return Ok(Placed { mapped: 0, copied: len });
         }
@@ -119,10 +112,12 @@ impl GuestRam {
         Ok(Placed { mapped, copied: len - mapped })
     }
 
-    /// Which guest memory is mapped from which file, in the order of placement.
+    /// Which RAM is mapped from which file, in the order of placement, and then what the windows
+    /// hold.
     pub fn record(&self) -> Vec<MappingRecord> {
         let placements = self.placements.lock().unwrap_or_else(PoisonError::into_inner);
-        placements.iter().filter_map(|placed| placed.mapping).collect()
+        let placed = placements.iter().filter_map(|placed| placed.mapping.clone());
+        placed.chain(self.windows_record()).collect()
     }
 
     /// Notes a placement, unless its bytes are taken.

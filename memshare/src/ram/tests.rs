@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt;
 use vm_memory::{Bytes, GuestAddressSpace};
 
 use super::*;
+use crate::share::{Access, SharedRegion, Window};
 
 const LOW_END: u64 = 0x10_0000;
 const HIGH_START: u64 = 0x100_0000;
@@ -94,7 +95,7 @@ fn aligned_pages_are_mapped_and_edges_copied() {
     let record = ram.record();
     assert_eq!(record.len(), 1);
     assert_eq!(
-        (record[0].guest.0, record[0].len, record[0].offset),
+        (record[0].guest, record[0].len, record[0].offset),
         (0xA000, 2 * PAGE_SIZE, PAGE_SIZE)
     );
 }
@@ -201,4 +202,46 @@ fn the_memfd_is_not_inherited() {
     let flags = flags.lines().find_map(|line| line.strip_prefix("flags:")).expect("flags");
     let flags = i32::from_str_radix(flags.trim(), 8).expect("octal");
     assert_ne!(flags & libc::O_CLOEXEC, 0);
+}
+
+#[test]
+fn devices_reach_windows() {
+    let ram = ram(LOW_END);
+    let before = ram.memory().memory();
+    let mut file = tempfile::tempfile().expect("a file");
+    std::io::Write::write_all(&mut file, &[7; 5000]).expect("written");
+    let region = SharedRegion::new(file, "file".into(), None).expect("a region");
+    let window = Window::reserve("pmem", 4 * PAGE_SIZE, PAGE_SIZE).expect("a window");
+    window
+        .map(window.range(0, 4 * PAGE_SIZE).expect("whole"), &region, 0, Access::Read)
+        .expect("mapped");
+    let start = GuestAddress(1 << 40);
+    ram.add_window(start, &window).expect("no other memory is there");
+    let memory = ram.memory().memory();
+    let mut bytes = [0; 2];
+    memory.read_slice(&mut bytes, GuestAddress((1 << 40) + 4999)).expect("in the window");
+    assert_eq!(bytes, [7, 0]);
+    // Who began before does not see it.
+    assert!(before.read_slice(&mut bytes, start).is_err());
+    // A device that writes there changes the guest's copy alone.
+    memory.write_slice(&[1], start).expect("in the window");
+    memory.read_slice(&mut bytes, start).expect("in the window");
+    assert_eq!(bytes, [1, 7]);
+    region.file().read_exact_at(&mut bytes, 0).expect("read");
+    assert_eq!(bytes, [7, 7]);
+    let record = ram.record();
+    assert_eq!((record.len(), record[0].guest, record[0].by.as_str()), (1, 1 << 40, "pmem"));
+    // Not over RAM, not twice, not at the end of all addresses.
+    for at in [0, 1 << 40, (1 << 40) + PAGE_SIZE, u64::MAX - PAGE_SIZE + 1] {
+        let other = Window::reserve("other", 2 * PAGE_SIZE, PAGE_SIZE).expect("a window");
+        let refused = ram.add_window(GuestAddress(at), &other);
+        assert!(matches!(refused, Err(RamError::WindowOverlap { .. })), "{at:#x}: {refused:?}");
+    }
+    assert!(ram.remove_window(GuestAddress(4096)).is_none());
+    let removed = ram.remove_window(start).expect("it was there");
+    assert!(Arc::ptr_eq(&removed, &window) && ram.record().is_empty());
+    assert!(ram.memory().memory().read_slice(&mut bytes, start).is_err());
+    ram.add_window(start, &window).expect("it may come back");
+    drop(ram);
+    assert!(window.record(0).is_empty());
 }

@@ -115,7 +115,7 @@ fn guests_map_the_same_cached_kernel() {
     let inode = || {
         let (ram, map) = memory();
         Kernel::open_path(&path, || Some(cache.clone())).unwrap().load(&boot(&ram, &map)).unwrap();
-        ram.record()[0].inode
+        ram.record()[0].file.inode
     };
     assert_eq!(inode(), inode());
 }
