@@ -14,6 +14,7 @@
 //! | [`chain`] | disks that are chains of layers |
 //! | [`pr`] | persistent reservations: fencing, checking |
 //! | [`shared`] | disks that guests share, on this host and over iSCSI |
+//! | [`share`] | pages of files that guests map instead of reading them |
 //! | [`child`] | one measured process: wall time, processor time, output |
 //! | [`scratch`] | files without a name, gone with the process |
 //! | [`image`] | kernels of a few instructions, synthesized |
@@ -37,6 +38,7 @@ pub mod pr;
 pub mod report;
 pub mod samples;
 pub mod scratch;
+pub mod share;
 pub mod shared;
 
 mod error;

@@ -88,6 +88,8 @@ pub enum Unit {
     Milliseconds,
     /// Mebibytes.
     Mebibytes,
+    /// Mebibytes a second.
+    MebibytesPerSecond,
     /// Thousands of operations a second.
     KiloOps,
     /// Microseconds of processor time an operation.
@@ -102,6 +104,7 @@ impl Unit {
         match self {
             Unit::Milliseconds => "ms",
             Unit::Mebibytes => "MiB",
+            Unit::MebibytesPerSecond => "MiB/s",
             Unit::KiloOps => "k/s",
             Unit::Microseconds => "us",
             Unit::Times => "x",

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use cohort::bench::contender::Programs;
-use cohort::bench::{BenchError, blk, boot, chain, pr, shared};
+use cohort::bench::{BenchError, blk, boot, chain, pr, share, shared};
 use cohort::machine::layout;
 use cohort::units::{UnitError, parse_disk_size, parse_memory};
 
@@ -24,6 +24,7 @@ pub(super) fn main(args: &Args) -> Done {
         Bench::Blk(args) => (blk::run(&args.options()), args.common.json),
         Bench::Chain(args) => (chain::run(&args.options()), args.common.json),
         Bench::Pr(args) => (pr::run(&args.options()), args.json),
+        Bench::Share(args) => (share::run(&args.options()), args.common.json),
         Bench::Shared(args) => (shared::run(&args.options()), args.common.json),
     };
     let report = report.map_err(|error: BenchError| {
@@ -45,6 +46,8 @@ enum Bench {
     Chain(ChainArgs),
     /// What fencing by persistent reservations takes, and what checking them costs
     Pr(PrArgs),
+    /// What it brings that guests map a file's pages: rates, starts, memory of many guests
+    Share(ShareArgs),
     /// What it costs that a disk is shared: by vhost-user on this host, over iSCSI beside tgt
     Shared(SharedArgs),
 }
@@ -153,6 +156,21 @@ struct SharedArgs {
 }
 
 #[derive(Debug, clap::Args)]
+struct ShareArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Size of the file in memory that is read for its rate
+    #[arg(long, value_name = "SIZE", default_value = "1G", value_parser = disk_size)]
+    size: u64,
+    /// Size of the file in memory that many guests read
+    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = disk_size)]
+    shared: u64,
+    /// Numbers of guests that read it
+    #[arg(long, value_name = "N,...", value_delimiter = ',', default_value = "1,8,32", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    guests: Vec<u16>,
+}
+
+#[derive(Debug, clap::Args)]
 struct PrArgs {
     /// How often each figure is taken
     #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u16).range(1..))]
@@ -227,6 +245,21 @@ impl ChainArgs {
             size: self.size,
             seconds: self.secs,
             extents: self.extents,
+        }
+    }
+}
+
+impl ShareArgs {
+    fn options(&self) -> share::Options {
+        let mut guests = self.guests.clone();
+        guests.sort_unstable();
+        guests.dedup();
+        share::Options {
+            rounds: usize::from(self.common.rounds),
+            programs: self.common.programs(),
+            size: self.size,
+            shared: self.shared,
+            guests,
         }
     }
 }

@@ -14,6 +14,18 @@ pub(in crate::bench) fn of_guest(done: &Finished, expected: usize) -> Result<Vec
     if rates.len() == expected { Ok(rates) } else { Err(missing(done)) }
 }
 
+/// The number behind `name`, which ends in `=`, in what the built-in guest printed.
+pub(in crate::bench) fn field(
+    done: &Finished,
+    name: &str,
+    what: &'static str,
+) -> Result<f64, BenchError> {
+    let mut words = done.output.split_whitespace();
+    words.find_map(|word| word.strip_prefix(name)?.parse().ok()).ok_or_else(|| {
+        BenchError::NoFigure { who: done.who.clone(), what, output: tail(done.output.as_bytes()) }
+    })
+}
+
 /// The rate that fio printed as JSON, in operations a second.
 pub(in crate::bench) fn of_fio(done: &Finished, write: bool) -> Result<f64, BenchError> {
     let start = done.output.find('{').ok_or_else(|| missing(done))?;
