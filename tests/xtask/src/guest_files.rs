@@ -11,9 +11,9 @@ use cohort_tests::cpio::Archive;
 use crate::cache::Cache;
 use crate::debian::Kernel;
 use crate::stage::{Stage, make_ext4};
-use crate::{debian_packages, setup, tool, workspace};
+use crate::{debian_packages, setup, tool, tree, workspace};
 
-/// The drivers of cohort's devices, and those of Linux for the disks behind SCSI.
+/// The drivers of cohort's devices, and those of Linux for what is behind them.
 const MODULES: &[&str] = &[
     "virtio_pci",
     "virtio_blk",
@@ -22,8 +22,14 @@ const MODULES: &[&str] = &[
     "sg",
     "virtio-rng",
     "virtio_console",
+    "virtio_pmem",
+    "nd_pmem",
+    "virtiofs",
+    "erofs",
     "pvpanic-mmio",
 ];
+/// Images of the tree that guests map.
+const TREES: [&str; 2] = ["tree.erofs", "tree.ext4"];
 const BUSYBOX: &str = "/bin/busybox";
 const FIO: &str = "/usr/bin/fio";
 /// Size of the root file system's image.
@@ -48,6 +54,8 @@ pub(crate) struct GuestFiles {
     /// An ext4 image with Debian's packages for nodes that share a disk, and `node.sh` as
     /// `/sbin/init`.
     node_root: PathBuf,
+    /// A folder with `tree.erofs` and `tree.ext4`, for guests to map.
+    trees: PathBuf,
 }
 
 /// Makes what is not there yet.
@@ -57,18 +65,26 @@ pub(crate) fn prepare(cache: &Cache, kernel: &Kernel) -> Result<GuestFiles> {
     let initrd_init = fs::read(init.join("initrd.sh"))?;
     let root_init = fs::read(init.join("debian-checks.sh"))?;
 
-    let guest_exit = guest_exit(cache, &init.join("guest-exit.rs"))?;
+    let guest_exit = program(cache, &init.join("guest-exit.rs"))?;
     let guest_exit_bytes = fs::read(&guest_exit)?;
 
+    let mapped = fs::read(program(cache, &init.join("mapped.rs"))?)?;
     let modules = MODULES.join(" ");
-    let initrd_parts =
-        [kernel.key.as_bytes(), modules.as_bytes(), &busybox, &initrd_init, &guest_exit_bytes];
+    let initrd_parts = [
+        kernel.key.as_bytes(),
+        modules.as_bytes(),
+        &busybox,
+        &initrd_init,
+        &guest_exit_bytes,
+        &mapped,
+    ];
     let initrd_key = key("initrd", &initrd_parts);
     let initrd = cache.entry(&initrd_key, |into| {
         let mut archive = Archive::new();
         archive.file("init", 0o755, &initrd_init)?;
         archive.file("bin/busybox", 0o755, &busybox)?;
         archive.file("bin/guest-exit", 0o755, &guest_exit_bytes)?;
+        archive.file("bin/mapped", 0o755, &mapped)?;
         let mut order = String::new();
         for module in kernel.modules(MODULES)? {
             archive.file(&format!("modules/{}", module.file_name), 0o644, &module.content)?;
@@ -102,6 +118,7 @@ pub(crate) fn prepare(cache: &Cache, kernel: &Kernel) -> Result<GuestFiles> {
     })?;
     Ok(GuestFiles {
         node_root: node_root(cache, &busybox, &guest_exit)?,
+        trees: cache.entry(&key("trees", &[tree::RECIPE, &busybox]), tree::make)?,
         kernel: kernel.image.clone(),
         initrd: initrd.join("initrd"),
         root: root.join("root.ext4"),
@@ -125,16 +142,23 @@ impl GuestFiles {
         stage.file(&self.kernel, &folder.join("vmlinuz"))?;
         stage.file(&self.initrd, &folder.join("initrd"))?;
         stage.file(&self.fio_root, &folder.join("fio-root.ext4"))?;
-        stage.file(&self.node_root, &folder.join("node-root.ext4"))
+        stage.file(&self.node_root, &folder.join("node-root.ext4"))?;
+        for image in TREES {
+            stage.file(&self.trees.join(image), &folder.join(image))?;
+        }
+        Ok(())
     }
 
     /// A folder of this machine with the files under the same names.
     pub(crate) fn folder(&self, cache: &Cache) -> Result<PathBuf> {
+        let [erofs, ext4] = TREES.map(|image| (self.trees.join(image), image));
         let files = [
             (&self.kernel, "vmlinuz"),
             (&self.initrd, "initrd"),
             (&self.fio_root, "fio-root.ext4"),
             (&self.node_root, "node-root.ext4"),
+            (&erofs.0, erofs.1),
+            (&ext4.0, ext4.1),
         ];
         let paths: Vec<&[u8]> =
             files.iter().map(|(file, _)| file.as_os_str().as_encoded_bytes()).collect();
@@ -199,9 +223,10 @@ fn executable(script: &Path, to: &Path) -> Result<()> {
     Ok(fs::set_permissions(to, fs::Permissions::from_mode(0o755))?)
 }
 
-/// Compiles the program with which a Linux guest ends with a status of its own.
-fn guest_exit(cache: &Cache, source: &Path) -> Result<PathBuf> {
-    let folder = cache.entry(&key("guest-exit", &[&fs::read(source)?]), |into| {
+/// Compiles a program for Linux guests that needs no library.
+fn program(cache: &Cache, source: &Path) -> Result<PathBuf> {
+    let name = source.file_stem().context("a program without a name")?;
+    let folder = cache.entry(&key(&name.to_string_lossy(), &[&fs::read(source)?]), |into| {
         let compiler = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
         tool::quiet(
             tool::tool(&compiler)
@@ -209,10 +234,10 @@ fn guest_exit(cache: &Cache, source: &Path) -> Result<PathBuf> {
                 .args(["-Crelocation-model=static", "-Cstrip=symbols", "-Clink-arg=-static"])
                 .args(["-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib", "-Clink-arg=-no-pie"])
                 .arg("-o")
-                .args([&into.join("guest-exit"), source]),
+                .args([&into.join(name), source]),
         )
     })?;
-    Ok(folder.join("guest-exit"))
+    Ok(folder.join(name))
 }
 
 /// A cache key: a word and the digest of everything that the thing is made from.

@@ -25,6 +25,7 @@ mod setup;
 mod stage;
 mod suite;
 mod tool;
+mod tree;
 mod workspace;
 
 use std::process::ExitCode;

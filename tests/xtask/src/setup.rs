@@ -17,6 +17,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("cpio", "the second opinion on initial RAM file systems"),
     ("debian-archive-keyring", "packages of other releases"),
     ("e2fsprogs", "ext4 images"),
+    ("erofs-utils", "images that guests map"),
     ("fio", "the yardstick of block benchmarks"),
     ("gcc", "linker, and the C parts of compression crates"),
     ("kmod", "order of kernel modules"),
