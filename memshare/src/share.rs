@@ -6,6 +6,8 @@
 //!    seal, private_copy: the same bytes in other pages
 //! ```
 
+#[cfg(test)]
+mod alone;
 mod copy;
 mod domain;
 mod error;

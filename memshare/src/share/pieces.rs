@@ -56,6 +56,18 @@ impl Pieces {
         (skip < piece.len).then_some((piece, piece.from + skip))
     }
 
+    /// How many there are once a range is taken out, and `added` are put there. Neighbours that
+    /// may then be one count as two.
+    pub(super) fn len_without(&self, range: &Range<u64>, added: usize) -> usize {
+        let inside = self.0.range(range.clone());
+        let cut_behind =
+            inside.clone().next_back().is_some_and(|(at, one)| at + one.len > range.end);
+        // One that begins before the range stays, and is two if it also ends behind it.
+        let before = self.0.range(..range.start).next_back();
+        let is_two = before.is_some_and(|(at, one)| at + one.len > range.end);
+        self.len() - inside.count() + usize::from(cut_behind) + usize::from(is_two) + added
+    }
+
     /// Takes what is in a range away; pieces that reach beyond it keep the rest.
     pub(super) fn remove(&mut self, range: Range<u64>) {
         if let Some((&start, piece)) = self.0.range_mut(..range.start).next_back()

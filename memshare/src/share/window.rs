@@ -133,8 +133,9 @@ impl Window {
     /// The file has to be open for writing for [`Access::Write`].
     ///
     /// # Errors
-    /// `from` is not at a page of the file, there are too many mappings, or the host refuses: then
-    /// the range is as it was.
+    /// `from` is not at a page of the file, or there are too many mappings: then the range is as it
+    /// was. If the host refuses, parts of it may also be zeroes or, but for what is behind the
+    /// file's end, the file already; the record says which.
     pub fn map(
         &self,
         range: WindowRange,
@@ -154,20 +155,22 @@ impl Window {
         }
         let len = range.len.min((size - from).next_multiple_of(PAGE_SIZE));
         let mut pieces = self.lock();
-        // A piece that is cut in the middle becomes two, with the new one between.
-        self.check_room(pieces.len() + 2)?;
-        self.map_file(range.offset, len, region.file().as_fd(), from, access)
-            .map_err(ShareError::host("map", region.path()))?;
-        if len < range.len {
-            self.map_nothing(range.offset + len..range.offset + range.len)
-                .map_err(ShareError::host("map", region.path()))?;
+        let (start, middle, end) = (range.offset, range.offset + len, range.offset + range.len);
+        self.check_room(&pieces, &(start..end), 1)?;
+        if let Err(source) = self.map_file(start, len, region.file().as_fd(), from, access) {
+            if self.plug(start, len) {
+                self.change(&mut pieces, |pieces| pieces.remove(start..middle));
+            }
+            return Err(ShareError::host("map", region.path())(source));
         }
         self.change(&mut pieces, |pieces| {
-            pieces.remove(range.offset..range.offset + range.len);
             let region = Arc::clone(region);
-            let piece = Piece { len, region, from, access, since: SystemTime::now() };
-            pieces.put(range.offset, piece);
+            pieces.put(start, Piece { len, region, from, access, since: SystemTime::now() });
         });
+        if middle < end {
+            self.map_nothing(middle..end).map_err(ShareError::host("map", region.path()))?;
+            self.change(&mut pieces, |pieces| pieces.remove(middle..end));
+        }
         Ok(())
     }
 
@@ -177,8 +180,8 @@ impl Window {
     /// There are too many mappings, or the host refuses: then the range is as it was.
     pub fn unmap(&self, range: WindowRange) -> Result<(), ShareError> {
         let mut pieces = self.lock();
-        self.check_room(pieces.len() + 1)?;
         let range = range.offset..range.offset + range.len;
+        self.check_room(&pieces, &range, 0)?;
         let fail = |source| ShareError::Host {
             what: "unmap files from",
             path: self.name.clone().into(),
@@ -253,15 +256,38 @@ impl Window {
         MAPPED.fetch_sub(before, Ordering::Relaxed);
     }
 
-    /// Whether this window may have `count` pieces.
-    fn check_room(&self, count: usize) -> Result<(), ShareError> {
-        let most = MAPPINGS_MAX.min(maps_max().saturating_sub(MAPS_MARGIN) / 2);
+    /// Whether this window may have `added` pieces in the place of a range. One that has fewer of
+    /// them afterwards, or as many, is always let: it must be possible to make room.
+    fn check_room(
+        &self,
+        pieces: &Pieces,
+        range: &Range<u64>,
+        added: usize,
+    ) -> Result<(), ShareError> {
+        let (before, count) = (pieces.len(), pieces.len_without(range, added));
         // Each piece may have a gap of zeroes behind it.
-        let others = MAPPED.load(Ordering::Relaxed).saturating_sub(count);
-        if count > most || others + count > maps_max().saturating_sub(MAPS_MARGIN) / 2 {
+        let all_max = maps_max().saturating_sub(MAPS_MARGIN) / 2;
+        let most = MAPPINGS_MAX.min(all_max);
+        let others = MAPPED.load(Ordering::Relaxed).saturating_sub(before);
+        if count > before && (count > most || others + count > all_max) {
             return Err(ShareError::TooMany { name: self.name.clone(), max: most });
         }
         Ok(())
+    }
+
+    /// Puts zeroes where the host has taken a mapping away and then refused the new one, which
+    /// kernels before 6.13 do: whatever this process maps next could land in such a hole, for the
+    /// guest to read and write. Tells whether there was one.
+    fn plug(&self, offset: u64, len: u64) -> bool {
+        let Ok((start, bytes)) = self.place(offset, len) else { return false };
+        // SAFETY: nothing is changed; an error says that part of the range is not mapped.
+        if unsafe { libc::msync(start.cast(), bytes, libc::MS_ASYNC) } == 0 {
+            return false;
+        }
+        if self.map_nothing(offset..offset + len).is_err() {
+            std::process::abort();
+        }
+        true
     }
 
     /// A range of the window as the address and bytes of a system call.

@@ -1,9 +1,13 @@
+//! What a window shows, and what it costs.
+
+mod model;
+
 use super::*;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 
-use proptest::prelude::*;
+use crate::share::alone::alone;
 
 const PAGE: usize = 4096;
 
@@ -200,6 +204,211 @@ fn mapping_again_and_again_leaves_nothing() {
 }
 
 #[test]
+fn a_full_window_can_be_emptied_and_changed() {
+    let window = window(2 * MAPPINGS_MAX + 8);
+    let region = file(&pattern(4 * PAGE, 1));
+    // One of four pages, to be cut, and then as many as there may be.
+    let four = window.range(0, 4 * PAGE_SIZE).unwrap();
+    window.map(four, &region, 0, Access::Read).unwrap();
+    let nth = |n: usize| window.range((2 * n as u64 + 6) * PAGE_SIZE, PAGE_SIZE).unwrap();
+    for n in 0..MAPPINGS_MAX - 3 {
+        window.map(nth(n), &region, 0, Access::Read).unwrap();
+    }
+    let cut = window.range(PAGE_SIZE, PAGE_SIZE).unwrap();
+    window.map(cut, &region, 0, Access::Read).unwrap();
+    assert_eq!(window.record(0).len(), MAPPINGS_MAX);
+    // Not one more; but one in the place of another, and one less.
+    let more = window.map(nth(MAPPINGS_MAX - 3), &region, 0, Access::Read);
+    assert!(matches!(more, Err(ShareError::TooMany { .. })), "{more:?}");
+    window.map(nth(0), &region, PAGE_SIZE, Access::Read).unwrap();
+    window.unmap(nth(1)).unwrap();
+    window.map(nth(1), &region, PAGE_SIZE, Access::Read).unwrap();
+    window.unmap(four).unwrap();
+    assert_eq!(window.record(0).len(), MAPPINGS_MAX - 3);
+}
+
+#[test]
+fn windows_leave_mappings_to_the_rest_of_the_process() {
+    alone("share::window::tests::windows_leave_mappings_to_the_rest_of_the_process", || {
+        let region = file(&pattern(2 * PAGE, 1));
+        let mut windows = Vec::new();
+        let error = 'full: loop {
+            let window = window(2 * MAPPINGS_MAX);
+            for n in 0..MAPPINGS_MAX as u64 - 2 {
+                let range = window.range(2 * n * PAGE_SIZE, PAGE_SIZE).unwrap();
+                if let Err(error) = window.map(range, &region, 0, Access::Read) {
+                    windows.push(window);
+                    break 'full error;
+                }
+            }
+            windows.push(window);
+            // A host that permits ever so many has no limit to be shown.
+            if windows.len() > 8 {
+                return;
+            }
+        };
+        assert!(matches!(error, ShareError::TooMany { .. }), "{error}");
+        let maps = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
+        assert!(maps + MAPS_MARGIN / 2 < maps_max(), "{maps} of {}", maps_max());
+        // Threads still start.
+        std::thread::spawn(|| ()).join().unwrap();
+        // What one window gives back, another may have.
+        windows.swap_remove(0);
+        let last = windows.last().unwrap();
+        last.clear();
+        last.map(last.range(0, PAGE_SIZE).unwrap(), &region, 0, Access::Read).unwrap();
+    });
+}
+
+#[test]
+fn mapping_again_and_again_takes_no_memory() {
+    alone("share::window::tests::mapping_again_and_again_takes_no_memory", || {
+        let window = window(512);
+        let region = file(&pattern(512 * PAGE, 3));
+        let run = |cycles: u64| {
+            for cycle in 0..cycles {
+                let at = cycle % 500 * PAGE_SIZE;
+                let range = window.range(at, (1 + cycle % 12) * PAGE_SIZE).unwrap();
+                window.map(range, &region, cycle % 400 * PAGE_SIZE, Access::Private).unwrap();
+                // The guest's own copy of a page has to go with the mapping.
+                write(&window, usize::try_from(at).unwrap(), b"x");
+                window.unmap(range).unwrap();
+            }
+        };
+        // Pages of memory in use that are not a file's, and of address space.
+        let memory = || {
+            let text = fs::read_to_string("/proc/self/statm").unwrap();
+            let pages: Vec<u64> = text.split(' ').filter_map(|n| n.trim().parse().ok()).collect();
+            (pages[1] - pages[2], pages[0])
+        };
+        run(1000);
+        let (used, space) = memory();
+        run(50_000);
+        let (used_after, space_after) = memory();
+        assert!(used_after < used + 256, "{used} pages became {used_after}");
+        assert!(space_after < space + 256, "{space} pages became {space_after}");
+    });
+}
+
+#[test]
+fn ranges_that_are_replaced_are_there_at_every_moment() {
+    let window = window(8);
+    let regions = [file(&[1; 8 * PAGE]), file(&[2; 8 * PAGE])];
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let changers: Vec<_> = (0..2u64)
+            .map(|seed| {
+                let (window, regions) = (&window, &regions);
+                scope.spawn(move || {
+                    for n in 0..3000u64 {
+                        let range = window.range((n + seed) % 5 * PAGE_SIZE, 3 * PAGE_SIZE);
+                        let range = range.unwrap();
+                        match (n + seed) % 3 {
+                            2 => window.unmap(range).unwrap(),
+                            file => {
+                                let region = &regions[usize::try_from(file).unwrap()];
+                                window.map(range, region, 0, Access::Read).unwrap();
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        let (window, done) = (&window, &done);
+        let reader = scope.spawn(move || {
+            let mut seen = [0usize; 3];
+            while !done.load(Ordering::Relaxed) {
+                for page in 0..8 {
+                    // A moment without a mapping would end this process.
+                    // SAFETY: inside the window. Others change the mapping, so it is read volatile.
+                    let byte = unsafe { window.host().add(page * PAGE).read_volatile() };
+                    seen[usize::from(byte)] += 1;
+                }
+            }
+            seen
+        });
+        for changer in changers {
+            changer.join().unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap().iter().sum::<usize>() > 0);
+    });
+    // The record is what the host has, whoever was last.
+    let of_record: Vec<_> =
+        window.record(0).iter().map(|one| (one.guest, one.file.inode)).collect();
+    let mut of_host: Vec<(u64, u64)> = Vec::new();
+    for (page, found) in (0u64..).zip(host_pages(&window, 8)) {
+        let Some((inode, at, _)) = found else { continue };
+        let begins = of_record.iter().any(|one| *one == (page * PAGE_SIZE, inode));
+        let goes_on = page > 0 && at > 0;
+        assert!(begins || goes_on, "page {page} is not in {of_record:?}");
+        if begins {
+            of_host.push((page * PAGE_SIZE, inode));
+        }
+    }
+    assert_eq!(of_host, of_record);
+}
+
+#[test]
+fn a_file_that_refuses_to_be_mapped_leaves_no_hole() {
+    // A regular file with a size, whose file system refuses when the mapping is nearly made.
+    let Ok(odd) = File::open("/sys/kernel/mm/transparent_hugepage/enabled") else {
+        eprintln!("no such file on this host: nothing is tried");
+        return;
+    };
+    let odd = SharedRegion::new(odd, "odd".into(), None).unwrap();
+    let window = window(3);
+    let content = pattern(3 * PAGE, 1);
+    window.map(window.range(0, 3 * PAGE_SIZE).unwrap(), &file(&content), 0, Access::Read).unwrap();
+    let refused = window.map(window.range(PAGE_SIZE, PAGE_SIZE).unwrap(), &odd, 0, Access::Read);
+    assert!(matches!(refused, Err(ShareError::Host { .. })), "{refused:?}");
+    // A hole would end this process here.
+    let found = bytes(&window, 0, 3 * PAGE);
+    let pages = host_pages(&window, 3);
+    assert_eq!(window.lookup(window.host() as usize + PAGE).is_some(), pages[1].is_some());
+    assert_eq!((&found[..PAGE], &found[2 * PAGE..]), (&content[..PAGE], &content[2 * PAGE..]));
+}
+
+#[test]
+fn a_file_that_grew_is_mapped_as_long_as_it_is() {
+    let window = window(4);
+    let content = pattern(3 * PAGE, 1);
+    let region = file(&content[..PAGE]);
+    region.file().write_all_at(&content[PAGE..], PAGE_SIZE).unwrap();
+    window.map(window.range(0, 4 * PAGE_SIZE).unwrap(), &region, 0, Access::Read).unwrap();
+    assert_eq!(bytes(&window, 0, 3 * PAGE), content);
+    assert_eq!(window.record(0)[0].len, 3 * PAGE_SIZE);
+    // And one that shrank has no page to begin with.
+    region.file().set_len(PAGE_SIZE).unwrap();
+    let range = window.range(0, PAGE_SIZE).unwrap();
+    let refused = window.map(range, &region, PAGE_SIZE, Access::Read);
+    assert!(matches!(refused, Err(ShareError::BeyondFile { len: PAGE_SIZE, .. })), "{refused:?}");
+}
+
+/// What the host has at each page of a window: the file's inode, the page in it, whether others
+/// see what is written.
+fn host_pages(window: &Window, pages: usize) -> Vec<Option<(u64, usize, bool)>> {
+    let mut found = vec![None; pages];
+    let base = window.host() as usize;
+    for line in fs::read_to_string("/proc/self/maps").unwrap().lines() {
+        let mut words = line.split_whitespace();
+        let (start, end) = words.next().unwrap().split_once('-').unwrap();
+        let number = |text: &str| usize::from_str_radix(text, 16).unwrap();
+        let (start, end) = (number(start), number(end));
+        let shared = words.next().unwrap().ends_with('s');
+        let from = number(words.next().unwrap()) / PAGE;
+        let inode: u64 = words.nth(1).unwrap().parse().unwrap();
+        for (page, found) in found.iter_mut().enumerate() {
+            let at = base + page * PAGE;
+            if inode != 0 && (start..end).contains(&at) {
+                *found = Some((inode, from + (at - start) / PAGE, shared));
+            }
+        }
+    }
+    found
+}
+
+#[test]
 fn two_windows_on_a_file_have_the_same_page_frames() {
     let region = file(&pattern(4 * PAGE, 9));
     let windows = [window(4), window(4)];
@@ -235,161 +444,4 @@ fn lost_pages_are_found_by_looking_at_the_files() {
     assert_eq!(window.lost().unwrap().offset, 4 * PAGE_SIZE);
     region.file().set_len(0).unwrap();
     assert_eq!(window.lost().unwrap().offset, 2 * PAGE_SIZE);
-}
-
-fn page_of(offset: u64) -> usize {
-    usize::try_from(offset / PAGE_SIZE).unwrap()
-}
-
-/// What is done to a window.
-#[derive(Clone, Debug)]
-enum Act {
-    Map { at: usize, pages: usize, file: usize, from: usize, access: Access },
-    Unmap { at: usize, pages: usize },
-    Write { at: usize, len: usize, value: u8 },
-}
-
-const PAGES: usize = 12;
-/// Bytes of the files; one is no whole number of pages.
-const SIZES: [usize; 3] = [5 * PAGE, 3 * PAGE + 77, PAGE];
-
-fn act() -> impl Strategy<Value = Act> {
-    let access = prop_oneof![Just(Access::Read), Just(Access::Private), Just(Access::Write)];
-    prop_oneof![
-        4 => (0..PAGES, 1..PAGES, 0..SIZES.len(), 0..6usize, access)
-            .prop_map(|(at, pages, file, from, access)| Act::Map { at, pages, file, from, access }),
-        2 => (0..PAGES, 1..PAGES).prop_map(|(at, pages)| Act::Unmap { at, pages }),
-        3 => (0..PAGES * PAGE, 1..PAGE, any::<u8>())
-            .prop_map(|(at, len, value)| Act::Write { at, len, value }),
-    ]
-}
-
-/// What a page of the window is: a file's, or its own with this content.
-#[derive(Clone)]
-enum Page {
-    Of { file: usize, page: usize, access: Access },
-    Own(Vec<u8>),
-}
-
-struct Model {
-    files: Vec<Vec<u8>>,
-    pages: Vec<Page>,
-}
-
-impl Model {
-    fn of_file(&self, file: usize, page: usize) -> Vec<u8> {
-        let content = &self.files[file];
-        let end = content.len().min((page + 1) * PAGE);
-        let mut bytes = content.get(page * PAGE..end).unwrap_or_default().to_vec();
-        bytes.resize(PAGE, 0);
-        bytes
-    }
-
-    fn content(&self) -> Vec<u8> {
-        let page = |page: &Page| match page {
-            Page::Of { file, page, .. } => self.of_file(*file, *page),
-            Page::Own(bytes) => bytes.clone(),
-        };
-        self.pages.iter().flat_map(page).collect()
-    }
-
-    fn write(&mut self, at: usize, value: u8) {
-        let (page, offset) = (at / PAGE, at % PAGE);
-        match self.pages[page].clone() {
-            Page::Own(mut bytes) => {
-                bytes[offset] = value;
-                self.pages[page] = Page::Own(bytes);
-            }
-            Page::Of { file, page: of, access: Access::Write } => {
-                // What is behind the end of a file is nobody's.
-                if let Some(byte) = self.files[file].get_mut(of * PAGE + offset) {
-                    *byte = value;
-                }
-            }
-            Page::Of { file, page: of, .. } => {
-                let mut bytes = self.of_file(file, of);
-                bytes[offset] = value;
-                self.pages[page] = Page::Own(bytes);
-            }
-        }
-    }
-}
-
-proptest! {
-    #[test]
-    fn a_window_does_what_its_model_does(acts in prop::collection::vec(act(), 1..40)) {
-        let window = window(PAGES);
-        let files: Vec<Vec<u8>> = (1..).zip(SIZES).map(|(seed, len)| pattern(len, seed * 50)).collect();
-        let regions: Vec<_> = files.iter().map(|content| file(content)).collect();
-        let mut model = Model { files, pages: vec![Page::Own(vec![0; PAGE]); PAGES] };
-        // Which file's page was mapped where, whatever was written since.
-        let mut mapped: Vec<Option<(usize, usize, Access)>> = vec![None; PAGES];
-        for act in acts {
-            match act {
-                Act::Map { at, pages, file, from, access } => {
-                    let Some(range) = window.range((at * PAGE) as u64, (pages * PAGE) as u64) else {
-                        continue;
-                    };
-                    let done = window.map(range, &regions[file], (from * PAGE) as u64, access);
-                    prop_assert_eq!(done.is_ok(), from * PAGE < SIZES[file]);
-                    if done.is_err() {
-                        continue;
-                    }
-                    for page in 0..pages {
-                        let exists = (from + page) * PAGE < SIZES[file];
-                        mapped[at + page] = exists.then_some((file, from + page, access));
-                        model.pages[at + page] = match exists {
-                            true => Page::Of { file, page: from + page, access },
-                            false => Page::Own(vec![0; PAGE]),
-                        };
-                    }
-                }
-                Act::Unmap { at, pages } => {
-                    let Some(range) = window.range((at * PAGE) as u64, (pages * PAGE) as u64) else {
-                        continue;
-                    };
-                    window.unmap(range).unwrap();
-                    mapped[at..at + pages].fill(None);
-                    model.pages[at..at + pages].fill(Page::Own(vec![0; PAGE]));
-                }
-                Act::Write { at, len, value } => {
-                    let len = len.min(PAGES * PAGE - at);
-                    // Not behind the end of a file that is shared: the kernel does not say what
-                    // becomes of such bytes.
-                    for at in at..at + len {
-                        if let Some((file, page, Access::Write)) = mapped[at / PAGE]
-                            && page * PAGE + at % PAGE >= SIZES[file]
-                        {
-                            continue;
-                        }
-                        write(&window, at, &[value]);
-                        model.write(at, value);
-                    }
-                }
-            }
-        }
-        prop_assert!(bytes(&window, 0, PAGES * PAGE) == model.content());
-        for (region, content) in regions.iter().zip(&model.files) {
-            let mut bytes = vec![0; content.len()];
-            region.file().read_exact_at(&mut bytes, 0).unwrap();
-            prop_assert!(&bytes == content);
-        }
-        // The record says page by page what was mapped, in as few pieces as there are.
-        let mut recorded = vec![None; PAGES];
-        let record = window.record(0);
-        for piece in &record {
-            let file = regions.iter().position(|region| *region.identity() == piece.file).unwrap();
-            for page in 0..page_of(piece.len) {
-                let at = page_of(piece.guest) + page;
-                recorded[at] = Some((file, page_of(piece.offset) + page, piece.access));
-            }
-        }
-        prop_assert_eq!(&recorded, &mapped);
-        let continues = |pair: &[Option<(usize, usize, Access)>]| match (pair[0], pair[1]) {
-            (Some((file, page, access)), next) => next == Some((file, page + 1, access)),
-            (None, next) => next.is_none(),
-        };
-        let starts = mapped.windows(2).filter(|pair| !continues(pair) && pair[1].is_some()).count();
-        prop_assert_eq!(record.len(), starts + usize::from(mapped[0].is_some()));
-    }
 }
