@@ -2,7 +2,7 @@
 //! nobody else sees which of it are in use.
 
 use std::fs::File;
-use std::io::{self, Seek, SeekFrom};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -22,10 +22,15 @@ const SEALS: SealFlags =
 /// that of the file, with the content's digest.
 ///
 /// # Errors
-/// The file cannot be read to the end, or there is no room.
+/// The file cannot be read to the end, was written to since it was opened, or there is no room.
 pub fn sealed_copy(of: &SharedRegion) -> Result<Arc<SharedRegion>, ShareError> {
     let copy = in_memory(of, true)?;
     let digest = fill(&copy, of).map_err(ShareError::host("copy", of.path()))?;
+    // Its identity says that it is the file as it was when it was opened.
+    if let Some(changed) = of.check()? {
+        let changed = io::Error::other(changed.to_string());
+        return Err(ShareError::host("copy", of.path())(changed));
+    }
     fcntl_add_seals(&copy, SEALS).map_err(|error| cannot_seal(of, error))?;
     let identity = FileIdentity { digest: Some(digest), ..of.identity().clone() };
     SharedRegion::of(copy, of.path().to_path_buf(), identity, None)
@@ -59,8 +64,12 @@ pub fn private_copy(of: &SharedRegion) -> Result<Arc<SharedRegion>, ShareError> 
         Some(copy) => copy,
         None => {
             let copy = in_memory(of, false)?;
-            fill(&copy, of).map_err(ShareError::host("copy", of.path()))?;
-            copy
+            let digest = fill(&copy, of).map_err(ShareError::host("copy", of.path()))?;
+            let identity =
+                FileIdentity::of(&copy).map_err(ShareError::host("look at", of.path()))?;
+            // By the digest, a record of it is found to be true while the file has this content.
+            let identity = FileIdentity { digest: Some(digest), ..identity };
+            return SharedRegion::of(copy, of.path().to_path_buf(), identity, None);
         }
     };
     SharedRegion::new(copy, of.path().to_path_buf(), None)
@@ -95,7 +104,7 @@ fn reflink(of: &SharedRegion) -> Option<File> {
 
 /// Copies the content, holes as holes; its digest.
 fn fill(copy: &File, of: &SharedRegion) -> io::Result<String> {
-    let (size, mut from) = (of.len(), of.file());
+    let (size, from) = (of.len(), of.file());
     copy.set_len(size)?;
     let mut digest = blake3::Hasher::new();
     let mut buffer = vec![0; CHUNK];
@@ -103,7 +112,7 @@ fn fill(copy: &File, of: &SharedRegion) -> io::Result<String> {
     let mut at = 0;
     while at < size {
         // A file system that does not know of holes says that all of it is data.
-        let data = match from.seek(SeekFrom::Start(at)).and_then(|_| seek_data(from, at)) {
+        let data = match seek_data(from, at) {
             Ok(data) => data.min(size),
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => size,
             Err(_) => at,
@@ -116,12 +125,21 @@ fn fill(copy: &File, of: &SharedRegion) -> io::Result<String> {
         if at >= size {
             break;
         }
-        let now = chunk(size - at);
-        let part = buffer.get_mut(..now).unwrap_or_default();
-        of.file().read_exact_at(part, at)?;
-        copy.write_all_at(part, at)?;
-        digest.update(part);
-        at += now as u64;
+        // Where the file changes meanwhile, there may be a hole again.
+        let hole = rustix::fs::seek(from, rustix::fs::SeekFrom::Hole(at));
+        let end = hole.ok().filter(|hole| (at + 1..size).contains(hole)).unwrap_or(size);
+        while at < end {
+            let now = chunk(end - at);
+            let part = buffer.get_mut(..now).unwrap_or_default();
+            from.read_exact_at(part, at)?;
+            copy.write_all_at(part, at)?;
+            digest.update(part);
+            at += now as u64;
+        }
+    }
+    // What a file has lost looks like a hole at its end.
+    if from.metadata()?.len() < size {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(digest.finalize().to_hex().to_string())
 }
@@ -187,11 +205,73 @@ mod tests {
     }
 
     #[test]
+    fn scattered_data_does_not_fill_the_holes_between() {
+        use std::os::unix::fs::MetadataExt;
+        let (file, _) = region(b"");
+        file.as_file().set_len(16 << 20).unwrap();
+        for at in 0..32 {
+            file.as_file().write_all_at(b"here", at << 19).unwrap();
+        }
+        file.as_file().sync_all().unwrap();
+        let region = SharedRegion::new(file.reopen().unwrap(), file.path().into(), None).unwrap();
+        let sealed = sealed_copy(&region).unwrap();
+        assert_eq!(content(&sealed), content(&region));
+        let (copy, original) =
+            (sealed.file().metadata().unwrap(), region.file().metadata().unwrap());
+        // A file system that knows of no holes has none to keep.
+        if original.blocks() * 512 < 1 << 20 {
+            assert!(copy.blocks() * 512 < 1 << 20, "{} bytes in use", copy.blocks() * 512);
+        }
+    }
+
+    #[test]
+    fn a_sealed_copy_cannot_be_mapped_for_writing() {
+        let (file, region) = region(&[7; 5000]);
+        let sealed = sealed_copy(&region).unwrap();
+        let window = crate::Window::reserve("test", 8192, 4096).unwrap();
+        let all = window.range(0, 8192).unwrap();
+        let refused = window.map(all, &sealed, 0, crate::Access::Write);
+        assert!(matches!(refused, Err(ShareError::Host { .. })), "{refused:?}");
+        window.map(all, &sealed, 0, crate::Access::Read).unwrap();
+        // What the guest has is known by the file that it is a copy of.
+        let record = window.record(0);
+        assert!(record[0].file.is_same_file(region.identity()) && record[0].path == file.path());
+        assert!(sealed.file().set_len(1 << 20).is_err());
+        let weaker = memfd_create(c"weaker", MemfdFlags::ALLOW_SEALING).unwrap();
+        File::from(weaker.try_clone().unwrap()).set_len(5000).unwrap();
+        fcntl_add_seals(&weaker, SEALS.difference(SealFlags::WRITE)).unwrap();
+        let refused = from_sealed(weaker, file.path().into(), sealed.identity().clone());
+        assert!(matches!(refused, Err(ShareError::NotSealed(_))));
+        // As many bytes as it is said to have.
+        let larger = FileIdentity { size: 5001, ..sealed.identity().clone() };
+        let again = sealed.file().try_clone().unwrap().into();
+        assert!(from_sealed(again, file.path().into(), larger).is_err());
+    }
+
+    #[test]
+    fn a_file_that_was_written_to_is_not_copied_as_what_it_was() {
+        let (file, region) = region(&[7; 10_000]);
+        file.as_file().write_all_at(b"other", 0).unwrap();
+        // The time is that of a clock that ticks slowly on older kernels.
+        let later = std::time::SystemTime::now() + std::time::Duration::from_secs(2);
+        file.as_file().set_modified(later).unwrap();
+        let error = sealed_copy(&region).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("was written to"), "{source}");
+        // A private copy does not say that it is the file.
+        assert_eq!(content(&private_copy(&region).unwrap()), content(&region));
+    }
+
+    #[test]
     fn a_private_copy_is_another_file_with_the_same_content() {
         let (_file, region) = region(&[7; 10_000]);
         let copy = private_copy(&region).unwrap();
         assert_eq!(content(&copy), content(&region));
         assert!(!copy.identity().is_same_file(region.identity()));
+        // A record of it, in memory, is true as long as the file has the content.
+        if let Some(digest) = &copy.identity().digest {
+            assert_eq!(*digest, blake3::hash(&[7; 10_000]).to_hex().to_string());
+        }
     }
 
     #[test]
