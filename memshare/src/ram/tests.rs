@@ -245,3 +245,64 @@ fn devices_reach_windows() {
     drop(ram);
     assert!(window.record(0).is_empty());
 }
+
+#[test]
+fn memory_that_a_device_keeps_outlives_its_window() {
+    let ram = ram(LOW_END);
+    let region = SharedRegion::new(patterned(PAGE_SIZE), "file".into(), None).expect("a region");
+    let window = Window::reserve("pmem", 2 * PAGE_SIZE, PAGE_SIZE).expect("a window");
+    let page = window.range(0, PAGE_SIZE).expect("a page");
+    window.map(page, &region, 0, Access::Private).expect("mapped");
+    let start = GuestAddress(1 << 40);
+    ram.add_window(start, &window).expect("no other memory is there");
+    let kept = ram.memory().memory();
+    drop(ram);
+    drop(window);
+    // A device that has not ended yet finds memory there, though none of the file.
+    let mut bytes = [1; 16];
+    kept.read_slice(&mut bytes, start).expect("still memory");
+    assert_eq!(bytes, [0; 16]);
+    kept.write_slice(&[1; 16], start).expect("still memory");
+    // Nothing holds the file any more.
+    assert_eq!(Arc::strong_count(&region), 1);
+}
+
+#[test]
+fn what_a_device_sees_follows_the_mappings() {
+    let ram = ram(LOW_END);
+    let region =
+        SharedRegion::new(patterned(2 * PAGE_SIZE), "file".into(), None).expect("a region");
+    let window = Window::reserve("dax", 2 * PAGE_SIZE, PAGE_SIZE).expect("a window");
+    let start = GuestAddress(1 << 40);
+    ram.add_window(start, &window).expect("no other memory is there");
+    let memory = ram.memory().memory();
+    let read = || {
+        let mut bytes = [0; 32];
+        memory.read_slice(&mut bytes, start).expect("in the window");
+        bytes.to_vec()
+    };
+    assert_eq!(read(), [0; 32]);
+    let page = window.range(0, PAGE_SIZE).expect("a page");
+    window.map(page, &region, PAGE_SIZE, Access::Write).expect("mapped");
+    assert_eq!(read(), expected(PAGE_SIZE, 32));
+    // A device that writes into a writable page of the file writes the file.
+    memory.write_slice(&[9; 4], start).expect("in the window");
+    let mut bytes = [0; 4];
+    region.file().read_exact_at(&mut bytes, PAGE_SIZE).expect("read");
+    assert_eq!(bytes, [9; 4]);
+    // Of a page that is mapped to be read, neither the file nor other guests see it.
+    let other = Window::reserve("other", PAGE_SIZE, PAGE_SIZE).expect("a window");
+    let others = other.range(0, PAGE_SIZE).expect("a page");
+    other.map(others, &region, 0, Access::Read).expect("mapped");
+    ram.add_window(GuestAddress(2 << 40), &other).expect("no other memory is there");
+    window.map(page, &region, 0, Access::Read).expect("mapped");
+    memory.write_slice(&[8; 4], start).expect("in the window");
+    let later = ram.memory().memory();
+    later.read_slice(&mut bytes, GuestAddress(2 << 40)).expect("in the window");
+    assert_eq!(bytes.as_slice(), expected(0, 4));
+    region.file().read_exact_at(&mut bytes, 0).expect("read");
+    assert_eq!(bytes.as_slice(), expected(0, 4));
+    // And it is gone when the page is mapped again.
+    window.map(page, &region, 0, Access::Read).expect("mapped");
+    assert_eq!(read(), expected(0, 32));
+}

@@ -134,6 +134,70 @@ mod tests {
     }
 
     #[test]
+    fn other_processes_are_seen_until_they_end() {
+        use crate::share::alone::{again, is_again};
+        use std::io::{BufRead, BufReader};
+        const TEST: &str = "share::domain::tests::other_processes_are_seen_until_they_end";
+        const AT: &str = "MEMSHARE_TEST_CLAIM";
+        if is_again(TEST) {
+            // What the parent process has claimed is here as a path.
+            let mut line = String::new();
+            std::io::stdin().read_line(&mut line).unwrap();
+            let (domain, path) = line.trim_end().split_once(' ').unwrap();
+            let claim = Domain::named(domain).claim(File::open(path).unwrap()).unwrap();
+            println!("{AT} {}", claim.is_alone().unwrap());
+            // Until it is killed.
+            std::io::stdin().read_line(&mut line).unwrap();
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "x").unwrap();
+        for path in [file.as_path(), folder.path()] {
+            let ours = Domain::named("ours").claim(File::open(path).unwrap()).unwrap();
+            for (domain, alone) in [("ours", true), ("theirs", false)] {
+                let mut child = again(TEST);
+                let mut input = child.stdin.take().unwrap();
+                std::io::Write::write_all(
+                    &mut input,
+                    format!("{domain} {}\n", path.display()).as_bytes(),
+                )
+                .unwrap();
+                let said = BufReader::new(child.stdout.take().unwrap()).lines();
+                let said = said.map(Result::unwrap).find(|line| line.contains(AT)).unwrap();
+                assert!(said.contains(&format!("{AT} {alone}")), "{said}");
+                assert_eq!(ours.is_alone().unwrap(), alone);
+                child.kill().unwrap();
+                child.wait().unwrap();
+                assert!(ours.is_alone().unwrap());
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_that_claim_at_once_at_least_one_knows() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for round in 0..200 {
+            let start = std::sync::Barrier::new(2);
+            let end = std::sync::Barrier::new(2);
+            let claim = |name: &str| {
+                let file = file.reopen().unwrap();
+                start.wait();
+                let claim = Domain::named(name).claim(file).unwrap();
+                let alone = claim.is_alone().unwrap();
+                end.wait();
+                alone
+            };
+            let both = std::thread::scope(|scope| {
+                let one = scope.spawn(|| claim("one"));
+                let other = scope.spawn(|| claim("other"));
+                (one.join().unwrap(), other.join().unwrap())
+            });
+            assert_ne!(both, (true, true), "round {round}");
+        }
+    }
+
+    #[test]
     fn the_first_and_the_last_byte_are_domains_too() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for (one, other) in [(0, 1), (0, SPAN - 1), (SPAN - 1, SPAN - 2)] {

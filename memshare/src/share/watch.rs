@@ -52,12 +52,14 @@ impl Watch {
         let stop = Arc::new(stop.map_err(|error| cannot(nowhere, error))?);
         let stopped = Arc::clone(&stop);
         let run = move || {
-            let mut told = vec![None; regions.len()];
+            let mut told = vec![Vec::new(); regions.len()];
             loop {
                 for (region, told) in regions.iter().zip(&mut told) {
                     let Ok(Some(changed)) = region.check() else { continue };
                     let kind = std::mem::discriminant(&changed.what);
-                    if told.replace(kind) != Some(kind) {
+                    // Who cuts a file and lets it grow in turn is not told of again and again.
+                    if !told.contains(&kind) {
+                        told.push(kind);
                         on(&changed);
                     }
                 }
