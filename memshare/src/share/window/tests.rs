@@ -205,26 +205,28 @@ fn mapping_again_and_again_leaves_nothing() {
 
 #[test]
 fn a_full_window_can_be_emptied_and_changed() {
-    let window = window(2 * MAPPINGS_MAX + 8);
-    let region = file(&pattern(4 * PAGE, 1));
-    // One of four pages, to be cut, and then as many as there may be.
-    let four = window.range(0, 4 * PAGE_SIZE).unwrap();
-    window.map(four, &region, 0, Access::Read).unwrap();
-    let nth = |n: usize| window.range((2 * n as u64 + 6) * PAGE_SIZE, PAGE_SIZE).unwrap();
-    for n in 0..MAPPINGS_MAX - 3 {
-        window.map(nth(n), &region, 0, Access::Read).unwrap();
-    }
-    let cut = window.range(PAGE_SIZE, PAGE_SIZE).unwrap();
-    window.map(cut, &region, 0, Access::Read).unwrap();
-    assert_eq!(window.record(0).len(), MAPPINGS_MAX);
-    // Not one more; but one in the place of another, and one less.
-    let more = window.map(nth(MAPPINGS_MAX - 3), &region, 0, Access::Read);
-    assert!(matches!(more, Err(ShareError::TooMany { .. })), "{more:?}");
-    window.map(nth(0), &region, PAGE_SIZE, Access::Read).unwrap();
-    window.unmap(nth(1)).unwrap();
-    window.map(nth(1), &region, PAGE_SIZE, Access::Read).unwrap();
-    window.unmap(four).unwrap();
-    assert_eq!(window.record(0).len(), MAPPINGS_MAX - 3);
+    alone("share::window::tests::a_full_window_can_be_emptied_and_changed", || {
+        let window = window(2 * MAPPINGS_MAX + 8);
+        let region = file(&pattern(4 * PAGE, 1));
+        // One of four pages, to be cut, and then as many as there may be.
+        let four = window.range(0, 4 * PAGE_SIZE).unwrap();
+        window.map(four, &region, 0, Access::Read).unwrap();
+        let nth = |n: usize| window.range((2 * n as u64 + 6) * PAGE_SIZE, PAGE_SIZE).unwrap();
+        for n in 0..MAPPINGS_MAX - 3 {
+            window.map(nth(n), &region, 0, Access::Read).unwrap();
+        }
+        let cut = window.range(PAGE_SIZE, PAGE_SIZE).unwrap();
+        window.map(cut, &region, 0, Access::Read).unwrap();
+        assert_eq!(window.record(0).len(), MAPPINGS_MAX);
+        // Not one more; but one in the place of another, and one less.
+        let more = window.map(nth(MAPPINGS_MAX - 3), &region, 0, Access::Read);
+        assert!(matches!(more, Err(ShareError::TooMany { .. })), "{more:?}");
+        window.map(nth(0), &region, PAGE_SIZE, Access::Read).unwrap();
+        window.unmap(nth(1)).unwrap();
+        window.map(nth(1), &region, PAGE_SIZE, Access::Read).unwrap();
+        window.unmap(four).unwrap();
+        assert_eq!(window.record(0).len(), MAPPINGS_MAX - 3);
+    });
 }
 
 #[test]
@@ -281,9 +283,10 @@ fn mapping_again_and_again_takes_no_memory() {
             let pages: Vec<u64> = text.split(' ').filter_map(|n| n.trim().parse().ok()).collect();
             (pages[1] - pages[2], pages[0])
         };
+        let cycles = std::env::var("COHORT_WINDOW_CYCLES").ok().and_then(|text| text.parse().ok());
         run(1000);
         let (used, space) = memory();
-        run(50_000);
+        run(cycles.unwrap_or(50_000));
         let (used_after, space_after) = memory();
         assert!(used_after < used + 256, "{used} pages became {used_after}");
         assert!(space_after < space + 256, "{space} pages became {space_after}");
