@@ -20,6 +20,8 @@ pub enum DeviceType {
     Entropy,
     /// SCSI host.
     Scsi,
+    /// Persistent memory.
+    Pmem,
 }
 
 impl DeviceType {
@@ -30,6 +32,7 @@ impl DeviceType {
             DeviceType::Console => 3,
             DeviceType::Entropy => 4,
             DeviceType::Scsi => 8,
+            DeviceType::Pmem => 27,
         }
     }
 
@@ -40,6 +43,8 @@ impl DeviceType {
             DeviceType::Console => (0x07, 0x80, 0x00),
             DeviceType::Entropy => (0xFF, 0x00, 0x00),
             DeviceType::Scsi => (0x01, 0x00, 0x00),
+            // A memory controller of another kind.
+            DeviceType::Pmem => (0x05, 0x80, 0x00),
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod device;
 pub(crate) mod driver;
 mod parts;
 pub mod pci;
+pub mod pmem;
 mod polling;
 pub mod queue;
 pub mod rng;
