@@ -1,17 +1,22 @@
 //! What one guest is made of: the configuration that a front end (`cohort run`, a lab) hands to
 //! [`crate::machine::run`], in this process or, as JSON on a descriptor, to a guest process.
 
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use memshare::FileIdentity;
 use serde::{Deserialize, Serialize};
 use storage::Format;
 
 mod disk_option;
 mod open;
+mod pmem_option;
 
 pub use disk_option::DiskOptionError;
 pub(crate) use disk_option::{engine, format, serial, split_commas, vhost_user_kind};
+pub use pmem_option::PmemOptionError;
+pub(crate) use pmem_option::{mode as pmem_mode, on_change as pmem_on_change};
 
 /// Most virtual CPUs that a guest can have.
 pub const CPUS_MAX: u8 = 64;
@@ -46,6 +51,12 @@ pub struct VmSpec {
     pub cpu_mask: Vec<String>,
     /// Block devices, in the order in which the guest finds them.
     pub disks: Vec<DiskSpec>,
+    /// Files in guest memory (virtio-pmem), in the order in which the guest finds them.
+    #[serde(default)]
+    pub pmem: Vec<PmemSpec>,
+    /// The guests with which this one may share pages of files; by default, none.
+    #[serde(default)]
+    pub share_domain: Option<String>,
     /// Where input goes when the console has any.
     pub input: ConsoleInput,
     /// The guest is stopped, with outcome `timeout`, when it has run this long.
@@ -168,4 +179,61 @@ pub enum ConsoleInput {
     Serial,
     /// The virtio console (`hvc0`).
     Hvc,
+}
+
+/// One virtio-pmem device: a file that is part of guest memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PmemSpec {
+    /// The file.
+    pub path: PathBuf,
+    /// What the guest may do with its pages.
+    pub mode: PmemMode,
+    /// Map a copy in memory that nobody can change.
+    pub seal: bool,
+    /// What happens when the file is changed under the guest.
+    pub on_change: OnChange,
+    /// A sealed copy that the process which started this one has made.
+    #[serde(default)]
+    pub sealed: Option<SealedCopy>,
+}
+
+impl PmemSpec {
+    /// A file that guests share, may not write, and are told of when it changes.
+    pub fn new(path: PathBuf) -> PmemSpec {
+        let (mode, on_change) = (PmemMode::default(), OnChange::default());
+        PmemSpec { path, mode, seal: false, on_change, sealed: None }
+    }
+}
+
+/// What a guest may do with the pages of a file in its memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PmemMode {
+    /// Read them. They are the host's, and the same for all guests.
+    #[default]
+    Shared,
+    /// Read and write them; what it writes is its own, and gone with it.
+    Private,
+}
+
+/// What happens when a file is changed while it is part of guest memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnChange {
+    /// Nothing.
+    Ignore,
+    /// A warning.
+    #[default]
+    Warn,
+    /// The guest ends with an error.
+    Stop,
+}
+
+/// A sealed copy of a file that a guest process inherits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SealedCopy {
+    /// The descriptor's number in that process.
+    pub descriptor: RawFd,
+    /// Of the file that it is a copy of.
+    pub identity: FileIdentity,
 }

@@ -13,7 +13,7 @@ use cohort::machine::{self, Console, Control, layout};
 use cohort::outcome::{Ending, Outcome, json_text, write_json};
 use cohort::signals::StopSignals;
 use cohort::spec::{
-    BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSpec, KernelSource, LINUX_CMDLINE, VmSpec,
+    BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSpec, KernelSource, LINUX_CMDLINE, PmemSpec, VmSpec,
 };
 use cohort::units::{parse_duration, parse_memory};
 
@@ -50,6 +50,12 @@ pub(super) struct Args {
     /// A block device; can be given several times
     #[arg(long = "disk", value_name = "PATH|parent=PATH|scratch=SIZE|vhost-user=SOCKET[,OPTION]...", long_help = DISK_HELP)]
     disks: Vec<DiskSpec>,
+    /// A file in guest memory (virtio-pmem); can be given several times
+    #[arg(long, value_name = "FILE[,OPTION]...", long_help = PMEM_HELP)]
+    pmem: Vec<PmemSpec>,
+    /// Share pages of files with guests that are given the same name [default: with none]
+    #[arg(long, value_name = "NAME")]
+    share_domain: Option<String>,
     /// Stop the guest when it has run this long, as in 500ms, 60s or 5m
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     timeout: Option<Duration>,
@@ -91,6 +97,18 @@ alone. Options:
   engine=io_uring     fail where the host has no io_uring
   engine=positional   preadv2 and pwritev2 [default: io_uring where the host permits it]";
 
+const PMEM_HELP: &str = "\
+A file in guest memory (virtio-pmem); can be given several times, in the order in which the guest \
+finds them.
+
+Its pages are the host's page cache: guests with one --share-domain, or of one lab, hold them once. \
+A comma in the path is written twice. Options:
+  mode=shared       the guest may not write; writes are refused [default]
+  mode=private      the guest may write; what it writes is its own, and gone with it
+  seal=on           map a copy in memory that nobody can change
+  on-change=ignore, on-change=warn, on-change=stop
+                    what a change of the file does while the guest runs [default: warn]";
+
 pub(super) fn main(args: Args) -> Done {
     let name = args.name.clone();
     let outcome_file = args.outcome.clone().map(OutcomeFile::prepare).transpose()?;
@@ -126,7 +144,11 @@ fn run(args: Args, output: File, signals: StopSignals) -> Result<Outcome, Failur
         None => (None, None),
     };
     let console = Console { output, input };
-    let outcome = machine::run(&spec, console, Control { signals: Some(signals.into()) });
+    let outcome = machine::run(
+        &spec,
+        console,
+        Control { signals: Some(signals.into()), ..Control::default() },
+    );
     drop(terminal);
     Ok(outcome)
 }
@@ -160,6 +182,8 @@ fn spec(args: Args) -> Result<VmSpec, Failure> {
         cpus: args.cpus,
         cpu_mask: args.cpu_mask,
         disks: args.disks,
+        pmem: args.pmem,
+        share_domain: args.share_domain,
         input: args.interactive.unwrap_or_default(),
         timeout: args.timeout,
     })

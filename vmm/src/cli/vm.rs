@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "inherited descriptors arrive as numbers")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -34,12 +35,27 @@ pub(super) fn main(args: &Args) -> Done {
     let spec: VmSpec = serde_json::from_reader(io::BufReader::new(spec))
         .context("the guest's description cannot be read")
         .map_err(Failure::host)?;
+    let sealed = sealed(&spec, args)?;
     let output = io::stdout().as_fd().try_clone_to_owned().map_err(Failure::host)?;
     let console = Console { output: output.into(), input: None };
-    let outcome = machine::run(&spec, console, Control { signals: Some(signals.into()) });
+    let outcome = machine::run(&spec, console, Control { signals: Some(signals.into()), sealed });
     let text = serde_json::to_vec(&outcome).map_err(Failure::host)?;
     outcome_file.write_all(&text).map_err(Failure::host)?;
     Ok(outcome.exit_status())
+}
+
+/// Takes the sealed copies that the supervisor hands over, each number once.
+fn sealed(spec: &VmSpec, args: &Args) -> Result<BTreeMap<usize, OwnedFd>, Failure> {
+    let mut taken = BTreeSet::from([args.spec, args.outcome]);
+    let mut copies = BTreeMap::new();
+    for (number, pmem) in spec.pmem.iter().enumerate() {
+        let Some(copy) = &pmem.sealed else { continue };
+        if !taken.insert(copy.descriptor) {
+            return Err(Failure::usage(anyhow!("{} is named twice", copy.descriptor)));
+        }
+        copies.insert(number, inherited(copy.descriptor)?);
+    }
+    Ok(copies)
 }
 
 /// Takes an inherited descriptor and keeps it from being inherited further.

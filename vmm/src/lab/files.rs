@@ -20,6 +20,16 @@ pub(super) fn check_file(path: &Path, field: &Field<'_>, mistakes: &mut Collecto
     report(path, problem, field, mistakes)
 }
 
+/// Whether `path` is a file that can be read, with something in it.
+pub(super) fn check_content(path: &Path, field: &Field<'_>, mistakes: &mut Collector<'_>) -> bool {
+    if !check_file(path, field, mistakes) {
+        return false;
+    }
+    let empty = fs::metadata(path).is_ok_and(|found| found.len() == 0);
+    let problem = empty.then(|| ("is empty, so there is nothing to share".to_owned(), ""));
+    report(path, problem, field, mistakes)
+}
+
 /// Whether `path` can hold a disk: a file, of whole sectors if it is a raw one, or a block device.
 pub(super) fn check_disk(
     path: &Path,

@@ -12,6 +12,7 @@ use super::expand::{Scope, expand};
 use super::fields::{Field, Fields};
 use super::files;
 use super::mistake::Collector;
+use super::pmem;
 use super::{Lab, SharedDisk, SharedSource};
 use crate::machine::{features, layout};
 use crate::spec::{
@@ -22,7 +23,7 @@ use crate::units::{parse_duration, parse_memory};
 /// The keys of a guest's table.
 pub(super) const KEYS: &[&str] = &[
     "count", "kernel", "initrd", "cmdline", "script", "memory", "cpus", "cpu-mask", "disks",
-    "timeout", "expect",
+    "pmem", "timeout", "expect",
 ];
 
 /// What the strings of one guest are read with.
@@ -96,6 +97,13 @@ pub(super) fn read(fields: &Fields<'_>, reader: &mut Reader<'_, '_>) -> VmSpec {
         }
         None => Vec::new(),
     };
+    let pmem = match fields.get("pmem") {
+        Some(field) => {
+            let fields = field.list(reader.mistakes).into_iter();
+            fields.filter_map(|field| pmem::read(&field, reader)).collect()
+        }
+        None => Vec::new(),
+    };
     let mistakes = &mut *reader.mistakes;
     let memory = fields.get("memory").and_then(|field| {
         field.text_with_unit(mistakes, |text| parse_memory(text, layout::MEMORY_MIN))
@@ -124,6 +132,9 @@ pub(super) fn read(fields: &Fields<'_>, reader: &mut Reader<'_, '_>) -> VmSpec {
         cpus: cpus.and_then(|cpus| u8::try_from(cpus).ok()).unwrap_or(1),
         cpu_mask: cpu_mask.unwrap_or_default(),
         disks,
+        pmem,
+        // That of the lab, when it runs.
+        share_domain: None,
         input: ConsoleInput::Serial,
         timeout,
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
@@ -46,11 +46,13 @@ pub(super) struct GuestProcess {
 }
 
 impl GuestProcess {
-    /// Starts the process for `spec`, its console going to `console`.
+    /// Starts the process for `spec`, its console going to `console`. It inherits `handed` under
+    /// the numbers that they have here.
     pub(super) fn spawn(
         command: &GuestCommand,
         spec: &VmSpec,
         console: File,
+        handed: Vec<OwnedFd>,
     ) -> io::Result<GuestProcess> {
         let mut spec_file = File::from(memfd_create("cohort-spec", MemfdFlags::CLOEXEC)?);
         spec_file.write_all(&serde_json::to_vec(spec)?)?;
@@ -64,7 +66,9 @@ impl GuestProcess {
             .args(&command.args)
             .args(["--spec", &spec_file.as_raw_fd().to_string()])
             .args(["--outcome", &outcome_writer.as_raw_fd().to_string()]);
-        let process = Process::spawn(process, console, vec![spec_file.into(), outcome_writer])?;
+        let mut inherited = handed;
+        inherited.extend([spec_file.into(), outcome_writer]);
+        let process = Process::spawn(process, console, inherited)?;
         Ok(GuestProcess { process, outcome: outcome.into(), outcome_text: Vec::new() })
     }
 

@@ -18,10 +18,12 @@ mod files;
 mod guest;
 mod guest_process;
 pub mod mistake;
+mod pmem;
 mod process;
 pub mod report;
 pub mod results;
 mod schema;
+mod sealed;
 mod server;
 mod shared_disk;
 pub mod sink;
@@ -54,6 +56,9 @@ pub struct Lab {
     pub name: String,
     /// All guests are stopped when the lab has run this long.
     pub timeout: Option<Duration>,
+    /// The guests of others, too, with which these may share pages of files; by default, the lab
+    /// shares them among its own guests alone.
+    pub share_domain: Option<String>,
     /// The disks that guests share, in the order of the file; names are unique.
     pub shared_disks: Vec<SharedDisk>,
     /// The guests, in the order of the file; names are unique.

@@ -39,6 +39,7 @@ pub(super) fn read(path: &Path, root: &Node, mistakes: &mut Collector<'_>) -> Op
         path: path.to_path_buf(),
         name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
         timeout: None,
+        share_domain: None,
         shared_disks: Vec::new(),
         guests: Vec::new(),
     };
@@ -84,7 +85,9 @@ pub(super) fn read(path: &Path, root: &Node, mistakes: &mut Collector<'_>) -> Op
 }
 
 fn read_lab(field: &Field<'_>, lab: &mut Lab, mistakes: &mut Collector<'_>) {
-    let Some(fields) = Fields::of(field.node, &field.path, &["name", "timeout"], mistakes) else {
+    let Some(fields) =
+        Fields::of(field.node, &field.path, &["name", "timeout", "share-domain"], mistakes)
+    else {
         return;
     };
     if let Some(field) = fields.get("name") {
@@ -100,6 +103,15 @@ fn read_lab(field: &Field<'_>, lab: &mut Lab, mistakes: &mut Collector<'_>) {
     }
     if let Some(field) = fields.get("timeout") {
         lab.timeout = field.text_with_unit(mistakes, parse_duration);
+    }
+    if let Some(field) = fields.get("share-domain")
+        && let Some(name) = field.text(mistakes)
+    {
+        if name.is_empty() {
+            let help = "write a name, or remove it: then the lab's guests share with each other";
+            field.wrong(mistakes, "a share domain has a name", help);
+        }
+        lab.share_domain = Some(name.to_owned());
     }
 }
 

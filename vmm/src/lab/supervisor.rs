@@ -6,7 +6,8 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant, SystemTime};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
@@ -18,6 +19,7 @@ use super::guest_process::GuestProcess;
 use super::process::Death;
 use super::report::{GuestReport, Report, SharedDiskReport};
 use super::results::Results;
+use super::sealed::SealedCopies;
 use super::server::{Server, is_readable};
 use super::{Guest, Lab};
 use crate::outcome::{Ending, Outcome, write_json};
@@ -81,6 +83,10 @@ struct Supervisor<'a> {
     lost: Vec<SharedDiskReport>,
     /// Where the servers' sockets are, if there are servers.
     sockets: Option<TempDir>,
+    /// What guests share in place of files that could be changed.
+    sealed: SealedCopies,
+    /// Guests of the same domain share pages of files.
+    share_domain: String,
     stop: Option<Stop>,
 }
 
@@ -109,6 +115,8 @@ pub fn run(
         servers,
         lost,
         sockets: None,
+        sealed: SealedCopies::default(),
+        share_domain: lab.share_domain.clone().unwrap_or_else(|| domain_of_this_run(&lab.name)),
         stop: None,
     };
     supervisor.start_servers()?;
@@ -218,11 +226,19 @@ impl Supervisor<'_> {
                     ..Outcome::new(&guest.spec.name, ending(stop))
                 });
             } else if running < limit {
-                let spec = match &self.sockets {
+                let mut spec = match &self.sockets {
                     Some(folder) => self.lab.spec_with_sockets(at, folder.path()),
                     None => guest.spec.clone(),
                 };
-                *state = start(&spec, self.options, self.results);
+                spec.share_domain = Some(self.share_domain.clone());
+                *state = match self.sealed.hand_over(&mut spec) {
+                    Ok(handed) => start(&spec, self.options, self.results, handed),
+                    Err(error) => State::Ended(Outcome::vmm_error(
+                        &spec.name,
+                        format!("a file for its memory cannot be sealed: {error}"),
+                        None,
+                    )),
+                };
                 running += usize::from(matches!(state, State::Running(_)));
             }
         }
@@ -341,8 +357,14 @@ impl Supervisor<'_> {
     }
 }
 
+/// The share domain of a lab that names none: of this run alone.
+fn domain_of_this_run(name: &str) -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("lab {name} {} {}", std::process::id(), since.as_nanos())
+}
+
 /// Starts one guest; a failure to start is its outcome.
-fn start(spec: &VmSpec, options: &Options, results: &Results) -> State {
+fn start(spec: &VmSpec, options: &Options, results: &Results, handed: Vec<OwnedFd>) -> State {
     let name = &spec.name;
     let path = results.console(name);
     let failed = |what: &str, error: io::Error| {
@@ -355,7 +377,7 @@ fn start(spec: &VmSpec, options: &Options, results: &Results) -> State {
     let follower =
         if options.echo { Follower::open(&path, format!("{name}| ")).ok() } else { None };
     let started = Instant::now();
-    match GuestProcess::spawn(&options.command, spec, console) {
+    match GuestProcess::spawn(&options.command, spec, console, handed) {
         Ok(guest) => State::Running(Box::new(Running {
             guest,
             started,

@@ -21,6 +21,7 @@ use super::disk::{self, Opened};
 use super::ending::Ending;
 use super::irq::Interrupts;
 use super::layout;
+use super::pmem::Files;
 use super::vcpu::Buses;
 use crate::spec::{ConsoleInput as InputChoice, VmSpec};
 
@@ -42,6 +43,8 @@ pub(super) struct Connections<'a> {
     pub(super) memory: &'a MemoryHandle,
     /// The PCI memory window above 4 GiB.
     pub(super) mmio64: Range<u64>,
+    /// The files in guest memory.
+    pub(super) files: &'a Files,
 }
 
 impl Board {
@@ -87,6 +90,11 @@ impl Board {
                 }
                 Opened::VhostUser(device) => board.add_virtio("disk", device, &to)?,
             }
+        }
+        for (device, range, refusals) in to.files.devices(ending) {
+            let len = range.end - range.start;
+            put(&board.buses.mmio, "memory of a file", range.start, len, refusals)?;
+            board.add_virtio("persistent memory", device, &to)?;
         }
         board.add_virtio("console", console, &to)?;
         board.add_virtio("entropy source", Rng::new(), &to)?;

@@ -4,7 +4,9 @@
 //! is asked for anything that costs; the devices exist before the kernel is placed, because they
 //! decide how; and nothing runs before all is in place.
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -17,6 +19,7 @@ use super::cpuid::Template;
 use super::ending::Ending;
 use super::irq::Interrupts;
 use super::kvm::Hypervisor;
+use super::pmem::Files;
 use super::vcpu::{Buses, Vcpu};
 use super::{MachineError, acpi, layout, memory, regs, reset_vector};
 use crate::kernel::{Boot, Entry, Kernel, MemoryKind, MemoryRange};
@@ -28,13 +31,19 @@ pub(super) struct Machine {
     pub(super) board: Board,
     pub(super) output: Output,
     pub(super) ending: Arc<Ending>,
+    pub(super) files: Files,
     /// Dropped last: virtual CPUs and devices use it.
     pub(super) ram: GuestRam,
 }
 
 impl Machine {
-    /// Builds what `spec` describes, its console's output going to `console`.
-    pub(super) fn build(spec: &VmSpec, console: File) -> Result<Machine, MachineError> {
+    /// Builds what `spec` describes, its console's output going to `console`, with the sealed
+    /// copies that another process made of some of its files.
+    pub(super) fn build(
+        spec: &VmSpec,
+        console: File,
+        sealed: BTreeMap<usize, OwnedFd>,
+    ) -> Result<Machine, MachineError> {
         memory::check_size(spec.memory)?;
         let started = Instant::now();
         let hypervisor = Hypervisor::open()?;
@@ -50,6 +59,9 @@ impl Machine {
         memory::attach(&hypervisor.vm, &ram)?;
 
         let ending = Arc::new(Ending::new()?);
+        // Before devices are made, whose view of guest memory is that of their start.
+        let behind = (mmio64.end, cpuid.address_bits());
+        let files = Files::place(spec, sealed, (&hypervisor.vm, &ram), behind, &ending)?;
         let output = Output::new(console, ending.clone())?;
         let interrupts = Arc::new(Interrupts::new(hypervisor.vm.clone()));
         let connections = Connections {
@@ -58,6 +70,7 @@ impl Machine {
             interrupts: &interrupts,
             memory: ram.memory(),
             mmio64: mmio64.clone(),
+            files: &files,
         };
         let board = Board::new(spec, connections)?;
 
@@ -75,7 +88,7 @@ impl Machine {
         })?;
         let vcpus = vcpus(&hypervisor, &cpuid, &ram, entry, board.buses(), &ending)?;
         tracing::debug!(elapsed = ?started.elapsed(), ?placement, ?entry, "machine built");
-        Ok(Machine { vcpus, board, output, ending, ram })
+        Ok(Machine { vcpus, board, output, ending, files, ram })
     }
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use thiserror::Error;
 
 use super::layout;
+use super::pmem::LostFilePage;
 use crate::kernel::KernelError;
 
 /// Why a machine could not be built, or failed without fault of the guest.
@@ -90,6 +91,24 @@ pub(crate) enum MachineError {
     },
     #[error("a file that is part of guest memory, kernel or initrd, was shortened")]
     LostPage,
+    #[error(
+        "{}: byte {} of {} is gone: the file was shortened while the guest has it in memory",
+        .0.window, .0.offset, .0.path.display()
+    )]
+    LostFilePage(LostFilePage),
+    #[error("pmem {number}")]
+    Pmem {
+        number: usize,
+        #[source]
+        source: memshare::ShareError,
+    },
+    #[error(
+        "pmem {number} does not fit behind the guest's memory: this host's processor has physical \
+         addresses of {bits} bits"
+    )]
+    PmemTooLarge { number: usize, bits: u8 },
+    #[error("{0}, and on-change=stop")]
+    FileChanged(memshare::Changed),
 }
 
 impl MachineError {
@@ -124,6 +143,11 @@ impl MachineError {
                 Some(format!("give it more: `-m {}M`", (layout::MEMORY_MIN >> 20).max(64)))
             }
             MachineError::UnknownFeatures(_) => Some(super::features::help()),
+            MachineError::LostFilePage(_) | MachineError::FileChanged(_) => Some(
+                "replace such files by renaming, do not rewrite them in place while a guest runs, \
+                 or give guests a copy that nobody can change: seal=on"
+                    .into(),
+            ),
             MachineError::LostPage => Some(
                 "replace such files by renaming, do not rewrite them in place while a guest runs"
                     .into(),

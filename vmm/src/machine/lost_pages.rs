@@ -1,6 +1,6 @@
 //! Files that shrink while they are part of guest memory.
 //!
-//! Kernel and initrd are mapped from the page cache. Whoever shortens such a file takes pages of
+//! Kernel, initrd and the files of virtio-pmem are mapped from the page cache. Whoever shortens such a file takes pages of
 //! it away: a virtual CPU that touches one gets `EFAULT` from KVM, a system call likewise, but a
 //! thread of this process that does (a device at its rings) gets `SIGBUS`, by default its death.
 //! While [`Watch`] lives, such a page is replaced by zeroes, so that the thread can go on to where
@@ -15,10 +15,10 @@ use std::io;
 use std::ops::Range;
 use std::ptr::null_mut;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use libc::siginfo_t;
-use memshare::{GuestRam, PAGE_SIZE};
+use memshare::{GuestRam, PAGE_SIZE, Window};
 use vmm_sys_util::signal::register_signal_handler;
 
 use super::MachineError;
@@ -30,6 +30,8 @@ static WATCHED: AtomicPtr<Watched> = AtomicPtr::new(null_mut());
 struct Watched {
     /// Where guest memory is in this process.
     regions: Vec<Range<usize>>,
+    /// The first address whose page was lost; 0 before there is one.
+    lost: AtomicUsize,
     ending: Arc<Ending>,
 }
 
@@ -38,17 +40,34 @@ struct Watched {
 pub(super) struct Watch(*mut Watched);
 
 impl Watch {
-    /// Watches `ram`, which outlives the result, as do all threads that use it.
-    pub(super) fn new(ram: &GuestRam, ending: &Arc<Ending>) -> io::Result<Watch> {
-        let regions = ram.regions().filter_map(|region| {
-            let start = region.host as usize;
-            Some(start..start.checked_add(usize::try_from(region.len).ok()?)?)
-        });
-        let watched = Watched { regions: regions.collect(), ending: Arc::clone(ending) };
+    /// Watches `ram` and the windows beside it, which outlive the result, as do all threads that
+    /// use them.
+    pub(super) fn new<'w>(
+        ram: &GuestRam,
+        windows: impl Iterator<Item = &'w Arc<Window>>,
+        ending: &Arc<Ending>,
+    ) -> io::Result<Watch> {
+        let windows = windows.map(|window| (window.host() as usize, window.len()));
+        let ram = ram.regions().map(|region| (region.host as usize, region.len));
+        let regions = ram
+            .chain(windows)
+            .filter_map(|(start, len)| Some(start..start.checked_add(usize::try_from(len).ok()?)?));
+        let watched = Watched {
+            regions: regions.collect(),
+            lost: AtomicUsize::new(0),
+            ending: Arc::clone(ending),
+        };
         register_signal_handler(libc::SIGBUS, on_bus_error)?;
         let watched = Box::into_raw(Box::new(watched));
         WATCHED.store(watched, Ordering::Release);
         Ok(Watch(watched))
+    }
+
+    /// The first address in this process whose page was found lost, if any was.
+    pub(super) fn lost(&self) -> Option<usize> {
+        // SAFETY: made by `Box::into_raw` in `new`, and freed when `self` is dropped.
+        let lost = unsafe { &(*self.0).lost }.load(Ordering::Acquire);
+        (lost != 0).then_some(lost)
     }
 }
 
@@ -74,6 +93,8 @@ extern "C" fn on_bus_error(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     });
     match ours {
         Some(watched) if replace_page(address) => {
+            let (order, late) = (Ordering::AcqRel, Ordering::Acquire);
+            let _ = watched.lost.compare_exchange(0, address, order, late);
             watched.ending.report(End::Failure(MachineError::LostPage));
         }
         // SAFETY: no memory is passed. The access is made again, and ends the process.

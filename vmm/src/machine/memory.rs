@@ -1,12 +1,13 @@
 //! Guest RAM as KVM memory slots.
 #![expect(unsafe_code, reason = "KVM_SET_USER_MEMORY_REGION takes a host address")]
 
-use kvm_bindings::kvm_userspace_memory_region;
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::VmFd;
-use memshare::GuestRam;
+use memshare::{GuestRam, Window};
 
 use super::MachineError;
 use super::layout;
+use crate::spec::PmemMode;
 
 /// Checks that a guest can have this much memory, whatever the host is.
 pub(super) fn check_size(memory: u64) -> Result<(), MachineError> {
@@ -35,6 +36,32 @@ pub(super) fn attach(vm: &VmFd, ram: &GuestRam) -> Result<(), MachineError> {
             .map_err(MachineError::kvm("KVM_SET_USER_MEMORY_REGION"))?;
     }
     Ok(())
+}
+
+/// Gives the guest window `number`, which `ram` has at `start`, in a slot behind those of RAM.
+pub(super) fn attach_window(
+    vm: &VmFd,
+    ram: &GuestRam,
+    number: usize,
+    start: u64,
+    window: &Window,
+    mode: PmemMode,
+) -> Result<(), MachineError> {
+    let slot = u32::try_from(ram.regions().count().saturating_add(number)).unwrap_or(u32::MAX);
+    let slot = kvm_userspace_memory_region {
+        slot,
+        flags: match mode {
+            PmemMode::Shared => KVM_MEM_READONLY,
+            PmemMode::Private => 0,
+        },
+        guest_phys_addr: start,
+        memory_size: window.len(),
+        userspace_addr: window.host() as u64,
+    };
+    // SAFETY: the window is memory that guests may use as its slot says. Its address space stays
+    // in place, since it is part of `ram`, and no slots overlap.
+    unsafe { vm.set_user_memory_region(slot) }
+        .map_err(MachineError::kvm("KVM_SET_USER_MEMORY_REGION"))
 }
 
 /// End of the guest-physical addresses that are RAM.

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `run` | from description to outcome: the order of everything |
 //! | `build` | puts the machine together |
-//! | `board`, `disk` | the devices and where they are |
+//! | `board`, `disk`, `pmem` | the devices and where they are |
 //! | `kvm`, `memory`, `irq` | the virtual machine, its memory slots, its interrupts |
 //! | `cpuid`, `features`, `regs` | what processors are and how they start |
 //! | `vcpu`, `kick`, `crash` | running them, stopping them, explaining their failures |
@@ -36,6 +36,7 @@ mod kvm;
 pub mod layout;
 mod lost_pages;
 mod memory;
+mod pmem;
 mod regs;
 mod reset_vector;
 mod run;

@@ -1,5 +1,6 @@
 //! The way of a guest from its description to its outcome.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -12,6 +13,7 @@ use super::build::Machine;
 use super::ending::End;
 use super::events::Events;
 use super::lost_pages::Watch;
+use super::pmem::Files;
 use super::startup_pages;
 use super::usage;
 use super::vcpu::Vcpus;
@@ -27,12 +29,15 @@ pub struct Console {
     pub input: Option<OwnedFd>,
 }
 
-/// How the guest is stopped from outside.
+/// How the guest is stopped from outside, and what was handed over for it.
 #[derive(Debug, Default)]
 pub struct Control {
     /// A signalfd. A signal read from it ends the guest with [`Ending::Signaled`]; the caller
     /// has blocked the signals it names in every thread.
     pub signals: Option<OwnedFd>,
+    /// Sealed copies of files that the process which started this one made, by the number of their
+    /// virtio-pmem device.
+    pub sealed: BTreeMap<usize, OwnedFd>,
 }
 
 /// Runs a guest to its end. Blocks the calling thread until then.
@@ -43,10 +48,11 @@ pub struct Control {
 pub fn run(spec: &VmSpec, console: Console, control: Control) -> Outcome {
     let started = Instant::now();
     let Console { output, input } = console;
-    let (end, pss_kib) = match Machine::build(spec, output) {
+    let Control { signals, sealed } = control;
+    let (end, pss_kib) = match Machine::build(spec, output, sealed) {
         Ok(machine) => {
             let deadline = spec.timeout.and_then(|timeout| started.checked_add(timeout));
-            execute(machine, input, control, deadline)
+            execute(machine, input, signals, deadline)
         }
         Err(error) => (End::Failure(error), 0),
     };
@@ -73,11 +79,11 @@ pub fn run(spec: &VmSpec, console: Console, control: Control) -> Outcome {
 fn execute(
     machine: Machine,
     input: Option<OwnedFd>,
-    control: Control,
+    signals: Option<OwnedFd>,
     deadline: Option<Instant>,
 ) -> (End, u64) {
-    let Machine { vcpus, board, output, ending, ram } = machine;
-    let watch = Watch::new(&ram, &ending).map_err(|source| {
+    let Machine { vcpus, board, output, ending, files, ram } = machine;
+    let watch = Watch::new(&ram, files.windows(), &ending).map_err(|source| {
         let what = "a signal handler";
         ending.report(End::Failure(MachineError::Host { what, source }));
     });
@@ -87,7 +93,7 @@ fn execute(
             Events {
                 ending: &ending,
                 output: &output,
-                signals: control.signals.map(File::from),
+                signals: signals.map(File::from),
                 source: input.map(File::from),
                 input: board.input(),
                 pending: Vec::new(),
@@ -102,10 +108,30 @@ fn execute(
     board.stop();
     output.finish();
     let pss_kib = usage::pss_kib();
+    let end = ending.take().map(|end| name_loss(end, watch.as_ref().ok(), &files));
     drop(watch);
+    drop(files);
     drop(ram);
-    let end = ending.take();
     (end.unwrap_or(End::Crash { detail: "no reason was reported".into(), help: None }), pss_kib)
+}
+
+/// Names the file and the place where a guest's end is that it touched a page which a file has
+/// lost.
+fn name_loss(end: End, watch: Option<&Watch>, files: &Files) -> End {
+    let lost = match &end {
+        End::Failure(MachineError::LostPage) => {
+            let address = watch.and_then(Watch::lost);
+            address.and_then(|address| files.windows().find_map(|window| window.lookup(address)))
+        }
+        // The hypervisor does not say where: the first place that is lost.
+        End::Failure(MachineError::Run { source, .. })
+            if source.raw_os_error() == Some(libc::EFAULT) =>
+        {
+            files.windows().find_map(|window| window.lost())
+        }
+        _ => None,
+    };
+    lost.map_or(end, |lost| End::Failure(MachineError::LostFilePage(lost.into())))
 }
 
 /// Puts an end in the words of an outcome.

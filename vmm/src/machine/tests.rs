@@ -26,6 +26,8 @@ fn spec(program: &tempfile::NamedTempFile) -> VmSpec {
         cpus: 1,
         cpu_mask: Vec::new(),
         disks: Vec::new(),
+        pmem: Vec::new(),
+        share_domain: None,
         input: ConsoleInput::Serial,
         timeout: Some(Duration::from_secs(60)),
     }
@@ -168,7 +170,7 @@ fn a_signal_stops_the_guest() {
     }
     let file = Program::new().spin().into_file();
     let signals = Some(guest::pending_signal(libc::SIGUSR2));
-    let (outcome, _) = run_with(&spec(&file), Control { signals });
+    let (outcome, _) = run_with(&spec(&file), Control { signals, ..Control::default() });
     assert_eq!(outcome.ending, Ending::Signaled { signal: 12 }, "{outcome:?}");
 }
 

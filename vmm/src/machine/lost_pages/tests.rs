@@ -16,7 +16,7 @@ fn a_shortened_file_ends_the_guest_and_not_the_process() {
     memory.write_obj(7u64, GuestAddress(0x1_0000)).expect("in memory");
 
     let ending = Arc::new(Ending::new().expect("eventfd"));
-    let watch = Watch::new(&ram, &ending).expect("a handler");
+    let watch = Watch::new(&ram, std::iter::empty(), &ending).expect("a handler");
     file.set_len(0).expect("shorter");
     assert!(!ending.stopping());
     let lost = GuestAddress(0x1_0000 + 3 * PAGE_SIZE + 8);

@@ -57,7 +57,9 @@ impl Rings {
         device_queues: u16,
         queues: Vec<StartedQueue>,
     ) -> Result<Rings, ActivateError> {
-        let regions = memory.iter().map(VhostUserMemoryRegionInfo::from_guest_region);
+        // Windows beside RAM are memory of this process alone.
+        let shared = memory.iter().filter(|region| region.file_offset().is_some());
+        let regions = shared.map(VhostUserMemoryRegionInfo::from_guest_region);
         let regions = regions
             .collect::<Result<_, _>>()
             .map_err(|_| ActivateError::Disk(Box::new(FrontEndError::Memory)))?;
