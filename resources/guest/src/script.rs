@@ -10,11 +10,13 @@
 
 mod command;
 mod error;
+mod pmem;
 mod scsi;
 mod words;
 
 pub use command::{Bench, Bus, Command, DiskAction, Fuzz, RangeAction, SectorRange};
 pub use error::{Problem, ScriptError};
+pub use pmem::{Pmem, PmemAction};
 pub use scsi::{Scsi, ScsiAction};
 pub use words::Text;
 

@@ -91,6 +91,27 @@ macro_rules! accessors {
 }
 
 impl Dma {
+    /// The memory at `address`.
+    ///
+    /// # Safety
+    /// It is memory, not registers, the page tables map it, and there are no references to it.
+    pub(super) unsafe fn new(address: u64, len: u64) -> Dma {
+        Dma { address, len }
+    }
+
+    /// Reads all of it, by words, eight at a time. What is behind the last eight is left out.
+    pub fn scan(self) {
+        const STEP: u64 = 64;
+        let Some(mut place) = self.place::<u64>(0) else { return };
+        for _ in 0..self.len / STEP {
+            for word in 0..8 {
+                // SAFETY: inside this piece of memory, and aligned.
+                let _ = unsafe { place.add(word).read_volatile() };
+            }
+            place = place.wrapping_add(8);
+        }
+    }
+
     /// Where it is, guest-physical: what devices are told.
     pub fn address(self) -> u64 {
         self.address

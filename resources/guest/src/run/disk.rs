@@ -166,7 +166,7 @@ pub(super) fn fill(pattern: Pattern, data: Dma, first: u64, count: u64) {
 }
 
 /// Compares `count` sectors of `data`, those from `first` on, with the words that `expected` says.
-fn verify<W: Iterator<Item = u64>>(
+pub(super) fn verify<W: Iterator<Item = u64>>(
     disk: u64,
     data: Dma,
     first: u64,

@@ -3,6 +3,7 @@
 
 mod bench;
 mod disk;
+mod pmem;
 mod scsi;
 
 use core::fmt::{self, Write};
@@ -111,6 +112,7 @@ impl<'g> Guest<'g> {
                 let name = scsi.action.name();
                 self.scsi(scsi).map_err(|error| self.device(name, error))?;
             }
+            Command::Pmem(pmem) => self.pmem(pmem)?,
             Command::ExpectConflict { body } => self.expect_conflict(body)?,
             Command::Bench(bench) => self.bench(bench)?,
             Command::Fuzz(fuzz) => {

@@ -1,6 +1,7 @@
 //! The commands.
 #![forbid(unsafe_code)]
 
+use super::pmem::{self, Pmem};
 use super::scsi::{Scsi, scsi};
 use super::words::{Mistake, Words};
 use super::{Problem, Script, Text};
@@ -63,6 +64,8 @@ pub enum Command<'a> {
         /// Queues to use.
         queues: u16,
     },
+    /// `pmem.…`, `blk.read-into-pmem`, `bench.pmem`: something with persistent memory.
+    Pmem(Pmem),
     /// `scsi.…`: something with a logical unit.
     Scsi(Scsi),
     /// `expect-conflict { SCRIPT }`: each command must end with RESERVATION CONFLICT.
@@ -253,9 +256,12 @@ impl<'a> Command<'a> {
             "rng.read" => Command::RngRead { len: len(words)? },
             "bench.randread" => Command::Bench(bench(words, false)?),
             "bench.randwrite" => Command::Bench(bench(words, true)?),
+            "bench.pmem" => Command::Pmem(pmem::bench(words)?),
+            "blk.read-into-pmem" => Command::Pmem(pmem::read_from(words)?),
             "virtio.fuzz" => Command::Fuzz(fuzz(words)?),
             _ => match name.split_once('.') {
                 Some(("blk", action)) => disk(words, action)?,
+                Some(("pmem", action)) => Command::Pmem(pmem::pmem(words, action)?),
                 Some(("scsi", action)) => Command::Scsi(scsi(words, action)?),
                 _ => return Err((at, Problem::UnknownCommand(name))),
             },

@@ -76,6 +76,7 @@ fn mistakes_say_where_and_what() {
 #[test]
 fn device_commands_have_defaults_and_keys() {
     let range = SectorRange { sector: 8, sectors: 2048 };
+    let pmem = |index, action| Command::Pmem(Pmem { index, action });
     let cases = [
         (
             "blk.write 4k 1M seed=0x7 disk=2 qd=32 queues=4",
@@ -127,6 +128,19 @@ fn device_commands_have_defaults_and_keys() {
             "virtio.fuzz headers count=5",
             Command::Fuzz(Fuzz::Headers { on: Bus::Blk, disk: 0, seed: 1, count: 5 }),
         ),
+        ("pmem.sum", pmem(0, PmemAction::Sum(None))),
+        ("pmem.sum 4k 1M pmem=2", pmem(2, PmemAction::Sum(Some(range)))),
+        ("pmem.read 4k 1M", pmem(0, PmemAction::Read(range))),
+        (
+            "pmem.write 4k 1M expect-fault seed=7",
+            pmem(0, PmemAction::Write { range, seed: 7, expect_fault: true }),
+        ),
+        ("pmem.flush pmem=1", pmem(1, PmemAction::Flush)),
+        (
+            "blk.read-into-pmem 4k 1M 1k disk=3 pmem=1",
+            pmem(1, PmemAction::ReadFrom { disk: 3, range, at: 2 }),
+        ),
+        ("bench.pmem secs=0.5", pmem(0, PmemAction::Bench { nanoseconds: 500_000_000 })),
         ("rng.read 4k", Command::RngRead { len: 4096 }),
     ];
     for (text, expected) in cases {
@@ -143,6 +157,10 @@ fn device_commands_refuse_what_they_cannot_do() {
         ("blk.sum 0 1M seed=1", "column 14: there is no seed= here, only disk=, qd=, queues="),
         ("blk.sum 0 1M qd=86", "column 17: qd is \"86\", must be a number from 1 to 85"),
         ("blk.sum 0 1M qd=1 qd=2", "column 19: qd= is given twice"),
+        ("pmem.sum 4k", "column 1: LEN is missing: a multiple of 512"),
+        ("pmem.write 0 512 fault", "column 18: \"fault\" is one argument too many"),
+        ("pmem.erase", "column 1: there is no command \"pmem.erase\""),
+        ("blk.read-into-pmem 0 512", "column 1: AT is missing: a multiple of 512"),
         ("blk.erase 0 1M", "column 1: there is no command \"blk.erase\""),
         ("bench.randread 2M", "column 16: SIZE is \"2M\", must be a multiple of 512 up to 1M"),
         ("virtio.fuzz all", "column 13: WHAT is \"all\", must be registers, config, kick"),

@@ -80,6 +80,11 @@ impl<'a> Words<'a> {
         self.keyed(key, expected, None, |text| parse(text).map(Some))?.ok_or(missing)
     }
 
+    /// Whether there are no positional arguments.
+    pub(super) fn is_alone(self) -> bool {
+        self.arguments().next().is_none()
+    }
+
     /// Whether the positional argument `index`, which can only be `word`, is there.
     pub(super) fn flag(self, index: usize, word: &'static str) -> Result<bool, Mistake<'a>> {
         match self.arguments().nth(index) {

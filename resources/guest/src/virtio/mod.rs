@@ -5,6 +5,7 @@ pub mod blk;
 pub mod console;
 pub mod fuzz;
 pub mod layout;
+pub mod pmem;
 pub mod queue;
 pub mod requests;
 pub mod rng;
@@ -26,6 +27,8 @@ pub enum Kind {
     Rng,
     /// SCSI host.
     Scsi,
+    /// Persistent memory.
+    Pmem,
 }
 
 impl Kind {
@@ -36,6 +39,7 @@ impl Kind {
             Kind::Console => 3,
             Kind::Rng => 4,
             Kind::Scsi => 8,
+            Kind::Pmem => 27,
         }
     }
 
@@ -45,6 +49,7 @@ impl Kind {
             Kind::Console => "virtio-console",
             Kind::Rng => "virtio-rng",
             Kind::Scsi => "virtio-scsi",
+            Kind::Pmem => "virtio-pmem",
         }
     }
 }
@@ -101,6 +106,19 @@ pub enum DeviceError {
         /// What it is.
         value: u64,
     },
+    /// A flush of persistent memory failed, with this answer.
+    Flush(u32),
+    /// What persistent memory holds is not what should be there.
+    MemoryMismatch {
+        /// Which device.
+        pmem: u64,
+        /// Where, in bytes.
+        offset: u64,
+        /// The 64 bits there, as they should be.
+        expected: u64,
+        /// The 64 bits there, as they are.
+        found: u64,
+    },
     /// What was read is not what should be there.
     Mismatch {
         /// Which disk.
@@ -127,7 +145,9 @@ impl DeviceError {
             | DeviceError::MissingUnit { .. }
             | DeviceError::Lacks(_) => status::DEVICE_MISSING,
             DeviceError::Scsi(failure) if failure.is_conflict() => status::RESERVATION_CONFLICT,
-            DeviceError::Mismatch { .. } | DeviceError::Counter { .. } => status::VERIFY_MISMATCH,
+            DeviceError::Mismatch { .. }
+            | DeviceError::MemoryMismatch { .. }
+            | DeviceError::Counter { .. } => status::VERIFY_MISMATCH,
             DeviceError::Memory => status::GUEST_DEFECT,
             _ => status::IO_ERROR,
         }
@@ -167,6 +187,12 @@ impl fmt::Display for DeviceError {
             DeviceError::Counter { expected, value } => {
                 write!(f, "the counter is {value}, not {expected}")
             }
+            DeviceError::Flush(answer) => write!(f, "the flush failed: answer {answer:#x}"),
+            DeviceError::MemoryMismatch { pmem, offset, expected, found } => write!(
+                f,
+                "mismatch: pmem {pmem}, byte offset {offset} ({offset:#x}): \
+                 expected {expected:#018x}, found {found:#018x}"
+            ),
             DeviceError::Mismatch { disk, offset, expected, found } => write!(
                 f,
                 "verify mismatch: disk {disk}, byte offset {offset} ({offset:#x}): \
