@@ -141,6 +141,13 @@ fn open(
         move |source| fail(memshare::ShareError::Host { what, path, source })
     };
     let file = File::open(&pmem.path).map_err(cannot("open"))?;
+    let found = file.metadata().map_err(cannot("look at"))?;
+    if !found.is_file() {
+        return Err(fail(memshare::ShareError::NotRegular(pmem.path.clone())));
+    }
+    if found.len() == 0 {
+        return Err(fail(memshare::ShareError::Empty(pmem.path.clone())));
+    }
     // Locks belong to what was opened, whose other descriptor this is.
     let lock = file.try_clone().map_err(cannot("open"))?;
     if pmem.seal {
