@@ -7,6 +7,7 @@ use std::path::Path;
 
 use cohort_guest::pattern::{Checksum, Pattern};
 use cohort_tests::processes::Signal;
+use cohort_tests::shared::{self, Shared};
 use cohort_tests::{Cohort, Finished, Running, kvm_is_there};
 
 const GRANULE: usize = 2 << 20;
@@ -174,6 +175,26 @@ fn disks_read_into_memory_of_a_file() {
         finished.expect_status(0).expect_message(&[&sum(&expected)]);
         assert!(fs::read(finished.folder().join("file.bin")).expect("the file") == bytes);
     }
+}
+
+#[test]
+fn files_in_memory_and_disks_of_another_process_go_together() {
+    if !kvm_is_there() {
+        return;
+    }
+    let disk = Shared::new(1 << 20);
+    let server = disk.serve("--vhost-user-blk @a.sock");
+    let bytes = content(GRANULE);
+    let run =
+        disk.guest("blk", "a.sock", "blk.write 0 64k seed=4; blk.verify 0 64k seed=4; pmem.sum");
+    run.file("file.bin", &bytes);
+    let finished = run.args(["--pmem", "file.bin"]).finish();
+    finished.expect_status(0).expect_message(&[&sum(&bytes)]);
+    // It is no memory of the other process.
+    let run = disk.guest("blk", "a.sock", "blk.read-into-pmem 0 4k 0");
+    run.file("file.bin", &bytes);
+    run.args(["--pmem", "file.bin"]).finish().expect_status(122);
+    shared::stop(server);
 }
 
 #[test]

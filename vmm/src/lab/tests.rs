@@ -1,5 +1,5 @@
 use super::*;
-use crate::spec::{DiskSource, EngineChoice, KernelSource};
+use crate::spec::{DiskSource, EngineChoice, KernelSource, OnChange, PmemMode, PmemSpec};
 use proptest::prelude::*;
 
 /// A folder with the files that the labs here name.
@@ -37,6 +37,7 @@ schema = 1
 [lab]
 name = "all"
 timeout = "2m"
+share-domain = "team"
 [vm.node]
 count = 2
 kernel = "vmlinuz"
@@ -51,6 +52,7 @@ disks = [
   { parent = "a.img" },
   { path = "odd.img", format = "qcow2", allow-mismatch = true, map-memory = "8M", ro = true },
 ]
+pmem = ["disk-{index}.img", { path = "a.img", mode = "private", seal = true, on-change = "stop" }]
 timeout = "30s"
 [vm.other]
 script = "exit 3"
@@ -77,6 +79,15 @@ outcome = "poweroff"
     assert_eq!(node.disks[3].format, Some(storage::Format::Qcow2));
     assert!(node.disks[3].allow_mismatch);
     assert_eq!(node.disks[3].map_memory, Some(8 << 20));
+    assert_eq!(node.pmem[0], PmemSpec::new(dir.path().join("disk-1.img")));
+    let wanted = PmemSpec {
+        mode: PmemMode::Private,
+        seal: true,
+        on_change: OnChange::Stop,
+        ..PmemSpec::new(dir.path().join("a.img"))
+    };
+    assert_eq!(node.pmem[1..], [wanted]);
+    assert_eq!(lab.share_domain.as_deref(), Some("team"));
     assert_eq!(node.timeout, Some(Duration::from_secs(30)));
     let other = &lab.guests[2];
     assert_eq!((other.spec.kernel.clone(), other.spec.cpus), (KernelSource::Builtin, 4));
