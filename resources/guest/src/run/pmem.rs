@@ -123,7 +123,7 @@ impl Guest<'_> {
         };
         let size = memory.len();
         let first = rate(size, pass(memory));
-        let later = passes(memory);
+        let again = passes(memory);
         let pool = &mut self.platform.pool;
         let mark = pool.mark();
         let own_size = size.min(pool.left().saturating_sub(SPARE) / PAGE * PAGE);
@@ -134,8 +134,8 @@ impl Guest<'_> {
         let own_rate = passes(own);
         self.platform.pool.release(mark);
         self.say(format_args!(
-            "{NAME}: pmem={index} size={size} first_bytes_per_second={first} \
-             later_bytes_per_second={later} own_size={own_size} own_bytes_per_second={own_rate}"
+            "{NAME}: pmem={index} size={size} first={first} again={again} memory_size={own_size} \
+             memory={own_rate}"
         ));
         Ok(())
     }
