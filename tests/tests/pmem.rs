@@ -178,6 +178,22 @@ fn disks_read_into_memory_of_a_file() {
 }
 
 #[test]
+fn rates_are_told_as_keys_and_values() {
+    if !kvm_is_there() {
+        return;
+    }
+    let run = Cohort::script("bench.pmem pmem=1 secs=0.01");
+    run.file("file.bin", content(4096));
+    let finished = run.args(["--pmem", "file.bin", "--pmem", "file.bin,mode=private"]).finish();
+    finished.expect_status(0).expect_message(&["bench.pmem: pmem=1 size=2097152 "]);
+    for key in ["first=", "again=", "memory_size=", "memory="] {
+        let value = finished.stderr.split_whitespace().find_map(|word| word.strip_prefix(key));
+        let value = value.and_then(|value| value.parse::<u64>().ok());
+        assert!(value.is_some_and(|value| value > 0), "{key}: {}", finished.stderr);
+    }
+}
+
+#[test]
 fn files_in_memory_and_disks_of_another_process_go_together() {
     if !kvm_is_there() {
         return;
