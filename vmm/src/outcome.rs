@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::mem::{OriginUse, Sizes};
+
 #[cfg(test)]
 mod tests;
 
@@ -168,10 +170,31 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// Host memory of a guest's process, in KiB, from the host's own counters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemoryUse {
     /// Largest resident set (`ru_maxrss`).
     pub peak_rss_kib: u64,
-    /// Proportional set size at the end (`smaps_rollup`); 0 when the host does not tell.
+    /// Proportional set size at the end (`smaps`); 0 when the host does not tell.
     pub pss_kib: u64,
+    /// Pages at the end that no other process mapped.
+    #[serde(default)]
+    pub private_kib: u64,
+    /// Pages at the end that another process mapped as well.
+    #[serde(default)]
+    pub shared_kib: u64,
+    /// The same by where the pages come from; empty when the host does not tell.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub origins: Vec<OriginUse>,
+}
+
+impl MemoryUse {
+    /// What a process held by origin when it ended, and the largest resident set that it had.
+    pub fn new(peak_rss_kib: u64, origins: Vec<OriginUse>) -> MemoryUse {
+        let mut total = Sizes::default();
+        for origin in &origins {
+            total += origin.sizes;
+        }
+        let Sizes { pss_kib, private_kib, shared_kib, .. } = total;
+        MemoryUse { peak_rss_kib, pss_kib, private_kib, shared_kib, origins }
+    }
 }

@@ -16,7 +16,8 @@ use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use serde_json::json;
 
 use super::failure::{Failure, error_text, print_error};
-use super::{Done, STATUSES, print, print_json, tell};
+use super::mem::held_line;
+use super::{Done, STATUSES, mebibytes, print, print_json, tell};
 
 /// Runs the guests of a lab file together, or checks the file
 #[derive(Debug, clap::Args)]
@@ -47,9 +48,10 @@ struct FileArgs {
 
 /// Starts every guest of a lab file, each in a process of its own, and waits for all of them
 ///
-/// Ends with a table of the guests and how they ended. Consoles (NAME.console), outcomes
-/// (NAME.json) and the report (lab.json) are kept in the results folder; the next run replaces
-/// them. Ctrl-C stops every guest.
+/// Ends with a table of the guests, how they ended, and what each held of the host's memory when
+/// it held most. Consoles (NAME.console), outcomes (NAME.json), the report (lab.json) and the
+/// memory over time (memory.csv, memory.json, memory.svg) are kept in the results folder; the next
+/// run replaces them. Ctrl-C stops every guest.
 #[derive(Debug, clap::Args)]
 #[command(after_help = STATUSES)]
 struct RunArgs {
@@ -104,7 +106,7 @@ fn run(args: &RunArgs) -> Done {
     let options = Options {
         jobs: args.jobs.and_then(|jobs| usize::try_from(jobs).ok()),
         echo: args.verbose,
-        command: GuestCommand::this_program(),
+        command: GuestCommand::this_program(&lab.name),
     };
     let deadline = lab.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let mut messages = Sink::new(io::stderr(), &signals, deadline);
@@ -115,6 +117,7 @@ fn run(args: &RunArgs) -> Done {
         print_json(&report)?;
     } else {
         print(&format!("{}\n", table(&report).trim_fmt()))?;
+        print(&memory(&report))?;
     }
     for disk in &report.lost_shared_disks {
         let lost = error_text(&format!("shared disk {}: {}", disk.name, disk.detail), None);
@@ -162,9 +165,17 @@ fn table(report: &Report) -> Table {
     table.load_preset(presets::NOTHING);
     table.set_style(TableComponent::HeaderLines, '─');
     table.set_style(TableComponent::MiddleHeaderIntersections, '─');
-    table.set_header(["guest", "outcome", "status", "expected", "wall", "cpu", "memory", "peak"]);
+    table.set_header([
+        "guest", "outcome", "status", "expected", "wall", "cpu", "pss", "private", "shared", "peak",
+    ]);
     for guest in &report.guests {
         let outcome = &guest.outcome;
+        // One that was never looked at while it ran has told what it held at its end.
+        let at_end = &outcome.memory;
+        let (pss, private, shared) = match &guest.memory_peak {
+            Some(most) => (most.pss_kib, most.private_kib, most.shared_kib),
+            None => (at_end.pss_kib, at_end.private_kib, at_end.shared_kib),
+        };
         let expected =
             if guest.as_expected { "yes".into() } else { format!("no, {}", guest.expected) };
         table.add_row([
@@ -174,11 +185,13 @@ fn table(report: &Report) -> Table {
             expected,
             seconds(outcome.wall_ms),
             seconds(outcome.cpu_ms),
-            mebibytes(outcome.memory.pss_kib),
+            mebibytes(pss),
+            mebibytes(private),
+            mebibytes(shared),
             mebibytes(outcome.memory.peak_rss_kib),
         ]);
     }
-    for column in [2, 4, 5, 6, 7] {
+    for column in [2, 4, 5, 6, 7, 8, 9] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -186,15 +199,17 @@ fn table(report: &Report) -> Table {
     table
 }
 
-fn seconds(ms: u64) -> String {
-    format!("{}.{:03} s", ms / 1000, ms % 1000)
+/// What the guests held together when that was most; nothing of a lab that was over too soon.
+fn memory(report: &Report) -> String {
+    let peak = report.memory.as_ref().and_then(|memory| memory.peak);
+    peak.map_or_else(String::new, |peak| {
+        let held = held_line(peak.guests, peak.held_kib, peak.unshared_kib);
+        format!("memory after {}: {held}\n", seconds(peak.at_ms))
+    })
 }
 
-fn mebibytes(kib: u64) -> String {
-    match kib {
-        0 => "-".into(),
-        _ => format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024),
-    }
+fn seconds(ms: u64) -> String {
+    format!("{}.{:03} s", ms / 1000, ms % 1000)
 }
 
 /// Says why a guest's end was not the expected one.

@@ -6,6 +6,7 @@ mod doctor;
 mod failure;
 mod lab;
 mod logging;
+mod mem;
 mod run;
 mod shared_disk;
 mod terminal;
@@ -55,6 +56,7 @@ enum Command {
     Disk(disk::Args),
     #[command(name = "shared-disk")]
     SharedDisk(shared_disk::Args),
+    Mem(mem::Args),
     Bench(bench::Args),
     Doctor(doctor::Args),
     #[command(hide = true)]
@@ -71,6 +73,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Lab(args) => lab::main(args),
         Command::Disk(args) => disk::main(args),
         Command::SharedDisk(args) => shared_disk::main(args),
+        Command::Mem(args) => mem::main(&args),
         Command::Bench(args) => bench::main(&args),
         Command::Doctor(args) => doctor::main(&args),
         Command::Vm(args) => vm::main(&args),
@@ -99,6 +102,14 @@ fn print(text: &str) -> Result<(), Failure> {
 fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(Failure::host)?;
     print(&format!("{text}\n"))
+}
+
+/// An amount of memory; a dash for none.
+fn mebibytes(kib: u64) -> String {
+    match kib {
+        0 => "-".into(),
+        _ => format!("{}.{} MiB", kib / 1024, kib % 1024 * 10 / 1024),
+    }
 }
 
 /// Writes a message to stderr. Where that takes none (a full device, a reader that has gone),

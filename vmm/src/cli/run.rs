@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use cohort::machine::{self, Console, Control, layout};
+use cohort::mem::Guest;
 use cohort::outcome::{Ending, Outcome, json_text, write_json};
 use cohort::signals::StopSignals;
 use cohort::spec::{
@@ -144,11 +145,13 @@ fn run(args: Args, output: File, signals: StopSignals) -> Result<Outcome, Failur
         None => (None, None),
     };
     let console = Console { output, input };
+    let entry = Guest::of_this_process(&spec, None).and_then(|guest| guest.announce());
     let outcome = machine::run(
         &spec,
         console,
         Control { signals: Some(signals.into()), ..Control::default() },
     );
+    drop(entry);
     drop(terminal);
     Ok(outcome)
 }

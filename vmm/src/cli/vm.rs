@@ -9,6 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, anyhow};
 use cohort::machine::{self, Console, Control};
+use cohort::mem::Guest;
+use cohort::mem::registry::LabRun;
 use cohort::signals::StopSignals;
 use cohort::spec::VmSpec;
 use rustix::io::{FdFlags, fcntl_setfd};
@@ -24,6 +26,9 @@ pub(super) struct Args {
     /// Descriptor that the outcome is written to as JSON
     #[arg(long)]
     outcome: RawFd,
+    /// Name of the lab
+    #[arg(long)]
+    lab: Option<String>,
 }
 
 pub(super) fn main(args: &Args) -> Done {
@@ -38,8 +43,15 @@ pub(super) fn main(args: &Args) -> Done {
     let sealed = sealed(&spec, args)?;
     let output = io::stdout().as_fd().try_clone_to_owned().map_err(Failure::host)?;
     let console = Console { output: output.into(), input: None };
+    // Its supervisor is the parent; it watches the guest without this, `cohort mem` needs it.
+    let supervisor =
+        rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+    let lab = args.lab.clone().zip(supervisor);
+    let lab = lab.map(|(name, supervisor)| LabRun { name, supervisor });
+    let entry = Guest::of_this_process(&spec, lab).and_then(|guest| guest.announce());
     let outcome = machine::run(&spec, console, Control { signals: Some(signals.into()), sealed });
     let text = serde_json::to_vec(&outcome).map_err(Failure::host)?;
+    drop(entry);
     outcome_file.write_all(&text).map_err(Failure::host)?;
     Ok(outcome.exit_status())
 }

@@ -31,9 +31,10 @@ pub struct GuestCommand {
 }
 
 impl GuestCommand {
-    /// This very program, as `cohort vm`.
-    pub fn this_program() -> GuestCommand {
-        GuestCommand { program: "/proc/self/exe".into(), args: vec!["vm".into()] }
+    /// This very program, as `cohort vm` of the lab `lab`.
+    pub fn this_program(lab: &str) -> GuestCommand {
+        let args = vec!["vm".into(), format!("--lab={lab}").into()];
+        GuestCommand { program: "/proc/self/exe".into(), args }
     }
 }
 

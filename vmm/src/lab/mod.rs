@@ -17,6 +17,7 @@ mod fields;
 mod files;
 mod guest;
 mod guest_process;
+mod memory;
 pub mod mistake;
 mod pmem;
 mod process;
@@ -122,6 +123,10 @@ impl Lab {
             _ => Err(mistakes.into_mistakes()),
         }
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn read_text(path: &Path) -> io::Result<String> {

@@ -79,6 +79,11 @@ impl Process {
         Ok(Process { pid, pidfd, messages: messages.into(), reaped: false })
     }
 
+    /// Its number.
+    pub(super) fn pid(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
     /// Readable when the process has ended.
     pub(super) fn end(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::Guest;
+use crate::mem::Sizes;
 use crate::outcome::{Ending, Outcome};
 
 /// The report on a lab's run, as `lab.json` keeps it.
@@ -24,6 +25,9 @@ pub struct Report {
     /// Shared disks that were not served to the end.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lost_shared_disks: Vec<SharedDiskReport>,
+    /// What the guests held of the host's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<LabMemory>,
     /// The guests, in the order of the lab file.
     pub guests: Vec<GuestReport>,
 }
@@ -35,6 +39,31 @@ pub struct SharedDiskReport {
     pub name: String,
     /// What happened.
     pub detail: String,
+}
+
+/// What the guests of a lab held of the host's memory.
+#[derive(Clone, Debug, Serialize)]
+pub struct LabMemory {
+    /// How often they were looked at.
+    pub samples: u64,
+    /// How long that took altogether, in milliseconds.
+    pub sampling_ms: u64,
+    /// When they held most; none if the lab ended before it was looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak: Option<LabPeak>,
+}
+
+/// The moment at which the guests of a lab held most, their resident sets taken together.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LabPeak {
+    /// Time since the first guest started, in milliseconds.
+    pub at_ms: u64,
+    /// Guests that ran.
+    pub guests: usize,
+    /// What they held, pages that they share counted once.
+    pub held_kib: u64,
+    /// What they would have held if each had pages of its own.
+    pub unshared_kib: u64,
 }
 
 /// The report on one guest.
@@ -49,6 +78,9 @@ pub struct GuestReport {
     pub expected: String,
     /// Whether the outcome is what was expected.
     pub as_expected: bool,
+    /// What it held when it held most, as far as it was looked at while it ran.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_peak: Option<Sizes>,
     /// Where its console output is.
     pub console: PathBuf,
 }
@@ -75,6 +107,7 @@ impl GuestReport {
             exit_status: outcome.exit_status(),
             expected: guest.expected.to_string(),
             as_expected: guest.expected.accepts(outcome.ending),
+            memory_peak: None,
             console,
             outcome,
         }

@@ -1,5 +1,5 @@
 //! The folder in which a lab leaves what it found: `NAME.console` and `NAME.json` for each guest,
-//! `lab.json` for all.
+//! `lab.json` for all, and `memory.csv`, `memory.json` and `memory.svg` for what they held.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -105,6 +105,11 @@ impl Results {
         self.dir.join("lab.json")
     }
 
+    /// The guests' memory over time (`csv`), by origin (`json`) and as a picture (`svg`).
+    pub(super) fn memory(&self, extension: &str) -> PathBuf {
+        self.dir.join(format!("memory.{extension}"))
+    }
+
     /// Removes the files of the run that the folder's `lab.json` tells of.
     fn clear(&self) -> io::Result<()> {
         let mut text = Vec::new();
@@ -121,6 +126,9 @@ impl Results {
             for path in [self.console(name), self.outcome(name)] {
                 remove(&path)?;
             }
+        }
+        for extension in ["csv", "json", "svg"] {
+            remove(&self.memory(extension))?;
         }
         remove(&self.report())
     }

@@ -205,9 +205,9 @@ fn read_expectation(field: &Field<'_>, mistakes: &mut Collector<'_>) -> Expectat
 pub(super) fn name_problem(name: &str) -> Option<String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let starts = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if name == "lab" {
-        // `lab.json` is the report on the whole lab.
-        return Some("`lab` is taken by the report lab.json".into());
+    if name == "lab" || name == "memory" {
+        // The whole lab's own, beside those that are called after guests.
+        return Some(format!("`{name}` is taken by the report {name}.json"));
     }
     if !starts || !name.chars().all(fits) || name.len() > 64 {
         return Some(

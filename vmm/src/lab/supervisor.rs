@@ -16,13 +16,14 @@ use tempfile::TempDir;
 use super::echo::{Follower, Lines};
 pub use super::guest_process::GuestCommand;
 use super::guest_process::GuestProcess;
+use super::memory::Watch;
 use super::process::Death;
 use super::report::{GuestReport, Report, SharedDiskReport};
 use super::results::Results;
 use super::sealed::SealedCopies;
 use super::server::{Server, is_readable};
-use super::{Guest, Lab};
-use crate::outcome::{Ending, Outcome, write_json};
+use super::{Guest, Lab, millis};
+use crate::outcome::{Ending, MemoryUse, Outcome, write_json};
 use crate::signals::StopSignals;
 use crate::spec::VmSpec;
 use crate::units::show_duration;
@@ -88,6 +89,7 @@ struct Supervisor<'a> {
     /// Guests of the same domain share pages of files.
     share_domain: String,
     stop: Option<Stop>,
+    memory: Watch,
 }
 
 /// Runs the lab to its end and writes its files; messages and echoed console lines go to
@@ -118,6 +120,7 @@ pub fn run(
         sealed: SealedCopies::default(),
         share_domain: lab.share_domain.clone().unwrap_or_else(|| domain_of_this_run(&lab.name)),
         stop: None,
+        memory: Watch::start(results)?,
     };
     supervisor.start_servers()?;
     let mut behind = false;
@@ -239,6 +242,9 @@ impl Supervisor<'_> {
                         None,
                     )),
                 };
+                if let State::Running(running) = state {
+                    self.memory.watch(self.lab, &spec, &running.guest.process);
+                }
                 running += usize::from(matches!(state, State::Running(_)));
             }
         }
@@ -319,6 +325,7 @@ impl Supervisor<'_> {
             }
             if ended {
                 let outcome = finish(guest, running, self.stop, self.messages);
+                self.memory.ended(&guest.spec.name);
                 *state = State::Ended(outcome);
             }
         }
@@ -334,6 +341,7 @@ impl Supervisor<'_> {
             write_json(&self.results.outcome(&guest.spec.name), &outcome)?;
             guests.push(GuestReport::new(guest, outcome, console));
         }
+        let memory = self.memory.finish(&self.lab.name, &mut guests, self.results)?;
         let interrupted = match self.stop {
             Some(Stop::Signal(signal)) => Some(signal),
             _ => None,
@@ -350,6 +358,7 @@ impl Supervisor<'_> {
             interrupted,
             wall_ms: millis(started.elapsed()),
             lost_shared_disks: self.lost,
+            memory,
             guests,
         };
         write_json(&self.results.report(), &report)?;
@@ -411,10 +420,7 @@ fn finish(
         (Err(_), Ok(death)) => Outcome {
             wall_ms: millis(running.started.elapsed()),
             cpu_ms: millis(death.cpu),
-            memory: crate::outcome::MemoryUse {
-                peak_rss_kib: death.peak_rss_kib,
-                ..Default::default()
-            },
+            memory: MemoryUse::new(death.peak_rss_kib, Vec::new()),
             ..without_word(name, death, stop)
         },
         (Err(_), Err(error)) => {
@@ -463,8 +469,4 @@ fn ending(stop: Stop) -> Ending {
         Stop::Timeout => Ending::Timeout,
         Stop::Server => Ending::VmmError,
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

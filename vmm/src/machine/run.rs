@@ -17,6 +17,7 @@ use super::pmem::Files;
 use super::startup_pages;
 use super::usage;
 use super::vcpu::Vcpus;
+use crate::mem::{Given, OriginUse, account};
 use crate::outcome::{Ending, MemoryUse, Outcome};
 use crate::spec::VmSpec;
 
@@ -49,12 +50,14 @@ pub fn run(spec: &VmSpec, console: Console, control: Control) -> Outcome {
     let started = Instant::now();
     let Console { output, input } = console;
     let Control { signals, sealed } = control;
-    let (end, pss_kib) = match Machine::build(spec, output, sealed) {
+    // Now: later there may be other files under the names that `spec` has.
+    let given = Given::of(spec);
+    let (end, held) = match Machine::build(spec, output, sealed) {
         Ok(machine) => {
             let deadline = spec.timeout.and_then(|timeout| started.checked_add(timeout));
-            execute(machine, input, signals, deadline)
+            execute(machine, input, signals, deadline, &given)
         }
-        Err(error) => (End::Failure(error), 0),
+        Err(error) => (End::Failure(error), Vec::new()),
     };
     let failure_status = match &end {
         End::Failure(error) => error.exit_status(),
@@ -62,7 +65,7 @@ pub fn run(spec: &VmSpec, console: Console, control: Control) -> Outcome {
     };
     let (ending, detail, help) = account(end, spec.timeout);
     let usage = usage::of_process();
-    let memory = MemoryUse { peak_rss_kib: usage.peak_rss_kib, pss_kib };
+    let memory = MemoryUse::new(usage.peak_rss_kib, held);
     Outcome {
         name: spec.name.clone(),
         ending,
@@ -81,7 +84,8 @@ fn execute(
     input: Option<OwnedFd>,
     signals: Option<OwnedFd>,
     deadline: Option<Instant>,
-) -> (End, u64) {
+    given: &Given,
+) -> (End, Vec<OriginUse>) {
     let Machine { vcpus, board, output, ending, files, ram } = machine;
     let watch = Watch::new(&ram, files.windows(), &ending).map_err(|source| {
         let what = "a signal handler";
@@ -107,12 +111,12 @@ fn execute(
     // Requests that devices took from the guest are finished before its memory goes.
     board.stop();
     output.finish();
-    let pss_kib = usage::pss_kib();
+    let held = account::of_self(given);
     let end = ending.take().map(|end| name_loss(end, watch.as_ref().ok(), &files));
     drop(watch);
     drop(files);
     drop(ram);
-    (end.unwrap_or(End::Crash { detail: "no reason was reported".into(), help: None }), pss_kib)
+    (end.unwrap_or(End::Crash { detail: "no reason was reported".into(), help: None }), held)
 }
 
 /// Names the file and the place where a guest's end is that it touched a page which a file has

@@ -1,0 +1,272 @@
+//! What a lab's guests hold of the host's memory, watched while they run.
+//!
+//! A thread takes a sample each second, and some more in the first one, from `smaps_rollup`. Only
+//! when guests together have grown does it look at every mapping: the last such account is the
+//! lab's peak. For every sample it sleeps at least [`REST`] times as long as that has taken, since
+//! the kernel walks all pages for it: watching takes 2 % of a processor at most.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::Lab;
+use super::process::Process;
+use super::report::{GuestReport, LabMemory, LabPeak};
+use super::results::Results;
+use crate::mem::registry::LabRun;
+use crate::mem::series::{Sample, Series};
+use crate::mem::{self, Account, Given, Guest, OriginUse, Sizes, plot, smaps};
+use crate::outcome::write_json;
+use crate::spec::VmSpec;
+
+/// When the first sample is taken, after the first guest has started; the next ones at twice that
+/// and so on, up to one each second.
+const FIRST: Duration = Duration::from_millis(50);
+/// The shortest rest after a sample, in times that the sample took.
+const REST: u32 = 50;
+
+/// A lab's memory being watched.
+pub(super) struct Watch {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Seen>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// The guests that run.
+    guests: Vec<Guest>,
+    ended: bool,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was seen of a lab's memory.
+struct Seen {
+    series: Series<File>,
+    /// The time that samples took.
+    cost: Duration,
+    peak: Option<Peak>,
+    /// What each guest held when it held most.
+    most: HashMap<String, Sizes>,
+}
+
+#[derive(Serialize)]
+struct Peak {
+    at_ms: u64,
+    /// The sum of resident sizes, by which peaks are told.
+    #[serde(skip)]
+    rss_kib: u64,
+    #[serde(flatten)]
+    account: Account,
+}
+
+/// `memory.json`.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: u32,
+    lab: &'a str,
+    samples: u64,
+    sampling_ms: u64,
+    peak: &'a Option<Peak>,
+    /// What each guest held at its own end.
+    r#final: Vec<Final<'a>>,
+}
+
+#[derive(Serialize)]
+struct Final<'a> {
+    name: &'a str,
+    origins: &'a [OriginUse],
+}
+
+impl<'a> Final<'a> {
+    fn of(guest: &'a GuestReport) -> Final<'a> {
+        let outcome = &guest.outcome;
+        Final { name: &outcome.name, origins: &outcome.memory.origins }
+    }
+}
+
+impl Watch {
+    /// Starts to watch; samples go to the table of `results`.
+    ///
+    /// # Errors
+    /// The table cannot be made, or no thread be started.
+    pub(super) fn start(results: &Results) -> io::Result<Watch> {
+        let series = Series::new(File::create(results.memory("csv"))?);
+        let shared = Arc::new(Shared::default());
+        let seen = Seen { series, cost: Duration::ZERO, peak: None, most: HashMap::new() };
+        let of_thread = Arc::clone(&shared);
+        let thread =
+            thread::Builder::new().name("memory".into()).spawn(move || seen.collect(&of_thread))?;
+        Ok(Watch { shared, thread: Some(thread) })
+    }
+
+    /// A guest of `lab` has started.
+    pub(super) fn watch(&self, lab: &Lab, spec: &VmSpec, process: &Process) {
+        // One that has ended already is not there to be seen.
+        let Ok(Some(process)) = mem::Process::with_pid(process.pid()) else { return };
+        let name = spec.name.clone();
+        let lab = Some(LabRun { name: lab.name.clone(), supervisor: std::process::id() });
+        let guest = Guest { name, lab, process, given: Given::of(spec) };
+        self.shared.state().guests.push(guest);
+        self.shared.changed.notify_one();
+    }
+
+    /// The guest `name` has ended.
+    pub(super) fn ended(&self, name: &str) {
+        self.shared.state().guests.retain(|guest| guest.name != name);
+    }
+
+    /// Ends watching, adds what was seen to the reports on `guests`, and writes the files.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(super) fn finish(
+        mut self,
+        lab: &str,
+        guests: &mut [GuestReport],
+        results: &Results,
+    ) -> io::Result<Option<LabMemory>> {
+        let Some(seen) = self.end() else { return Ok(None) };
+        if let Some(failure) = seen.series.failure() {
+            return Err(io::Error::new(failure.kind(), failure.to_string()));
+        }
+        for guest in &mut *guests {
+            guest.memory_peak = seen.most.get(&guest.outcome.name).copied();
+        }
+        let (samples, sampling_ms) = (seen.series.count(), super::millis(seen.cost));
+        let document = Document {
+            schema: 1,
+            lab,
+            samples,
+            sampling_ms,
+            peak: &seen.peak,
+            r#final: guests.iter().map(Final::of).collect(),
+        };
+        write_json(&results.memory("json"), &document)?;
+        fs::write(results.memory("svg"), plot::svg(lab, seen.series.points()))?;
+        let peak = seen.peak.as_ref().map(|peak| LabPeak {
+            at_ms: peak.at_ms,
+            guests: peak.account.guests.len(),
+            held_kib: peak.account.held_kib,
+            unshared_kib: peak.account.unshared_kib,
+        });
+        Ok(Some(LabMemory { samples, sampling_ms, peak }))
+    }
+
+    fn end(&mut self) -> Option<Seen> {
+        self.shared.state().ended = true;
+        self.shared.changed.notify_one();
+        // A panic has told of itself.
+        self.thread.take()?.join().ok()
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let _ = self.end();
+    }
+}
+
+impl Seen {
+    /// Takes samples until the end.
+    fn collect(mut self, shared: &Shared) -> Seen {
+        let mut start: Option<Instant> = None;
+        let mut due: Option<Instant> = None;
+        loop {
+            let mut state = shared.state();
+            let guests = loop {
+                if state.ended {
+                    return self;
+                }
+                let now = Instant::now();
+                if start.is_none() && !state.guests.is_empty() {
+                    start = Some(now);
+                    due = now.checked_add(FIRST);
+                }
+                // Nobody runs, or none has yet: the next change is waited for.
+                let left = due
+                    .filter(|_| !state.guests.is_empty())
+                    .map(|due| due.saturating_duration_since(now));
+                state = match left {
+                    Some(Duration::ZERO) => break state.guests.clone(),
+                    Some(left) => {
+                        let waited = shared.changed.wait_timeout(state, left);
+                        waited.map_or_else(|poisoned| poisoned.into_inner().0, |(state, _)| state)
+                    }
+                    None => shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                };
+            };
+            drop(state);
+            let Some(start) = start else { continue };
+            let began = Instant::now();
+            self.sample(began.saturating_duration_since(start), &guests);
+            let took = began.elapsed();
+            self.cost = self.cost.saturating_add(took);
+            let next = next(began.saturating_duration_since(start));
+            let rested = Instant::now().checked_add(took.saturating_mul(REST));
+            due = start.checked_add(next).max(rested);
+        }
+    }
+
+    fn sample(&mut self, at: Duration, guests: &[Guest]) {
+        let sizes = |guest: &'_ Guest| smaps::rollup(guest.process.pid).ok().flatten();
+        let found: Vec<(&Guest, Sizes)> =
+            guests.iter().filter_map(|guest| Some((guest, sizes(guest)?))).collect();
+        // A process that ended while it was looked at may have had nothing any more.
+        let found = found.into_iter().filter(|(_, sizes)| sizes.rss_kib > 0);
+        let found: Vec<(&Guest, Sizes)> = found.collect();
+        if found.is_empty() {
+            return;
+        }
+        for (guest, sizes) in &found {
+            match self.most.get_mut(&guest.name) {
+                Some(most) if most.rss_kib >= sizes.rss_kib => {}
+                Some(most) => *most = *sizes,
+                None => {
+                    self.most.insert(guest.name.clone(), *sizes);
+                }
+            }
+        }
+        let samples: Vec<Sample<'_>> = found
+            .iter()
+            .map(|(guest, sizes)| Sample {
+                name: &guest.name,
+                pid: guest.process.pid,
+                sizes: *sizes,
+            })
+            .collect();
+        let at_ms = super::millis(at);
+        let rss_kib = self.series.add(at_ms, &samples).rss_kib;
+        // Growth by a part at a time: looking at every mapping costs more.
+        let before = self.peak.as_ref().map_or(0, |peak| peak.rss_kib);
+        if rss_kib > before.saturating_add(before / 32) {
+            let account = Account::of(guests, false);
+            self.peak = Some(Peak { at_ms, rss_kib, account });
+        }
+    }
+}
+
+/// When the next sample is taken after one at `at`.
+fn next(at: Duration) -> Duration {
+    const SECOND: Duration = Duration::from_secs(1);
+    if at < SECOND {
+        at.saturating_mul(2).clamp(FIRST, SECOND)
+    } else {
+        Duration::from_secs(at.as_secs().saturating_add(1))
+    }
+}
