@@ -271,6 +271,10 @@ impl Running {
             "processes are left: {remaining:?}; stderr:\n{}",
             finished.stderr
         );
+        if finished.status.code().is_none() {
+            // Who is killed cannot take back that its guests run; whoever looks next does that.
+            remove_guests_entries(&finished.folder.path().join("run/cohort"));
+        }
         for temporary in ["tmp", "run"] {
             let left: Vec<_> = fs::read_dir(finished.folder.path().join(temporary))
                 .expect("the test's folder")
@@ -280,6 +284,17 @@ impl Running {
         }
         finished
     }
+}
+
+/// Removes the folder with the entries of running guests, if it has nothing else.
+fn remove_guests_entries(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if path.extension().is_some_and(|extension| extension == "guest") {
+            fs::remove_file(path).expect("an entry in the test's folder");
+        }
+    }
+    let _ = fs::remove_dir(folder);
 }
 
 /// How an invocation went.

@@ -11,6 +11,7 @@ use cohort::lab::results::{Results, ResultsError, default_dir};
 use cohort::lab::sink::Sink;
 use cohort::lab::supervisor::{self, GuestCommand, Options};
 use cohort::lab::{Lab, LabError};
+use cohort::mem::registry::Registry;
 use cohort::signals::StopSignals;
 use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use serde_json::json;
@@ -113,6 +114,8 @@ fn run(args: &RunArgs) -> Done {
     let report = supervisor::run(&lab, &options, &results, &signals, &mut messages)
         .context("the lab could not be run to its end")
         .map_err(Failure::host)?;
+    // What guests that were killed have left.
+    Registry::of_user().sweep();
     if args.lab.json {
         print_json(&report)?;
     } else {

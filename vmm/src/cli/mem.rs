@@ -59,7 +59,7 @@ pub(super) fn main(args: &Args) -> Done {
             let help = error.help();
             Failure::host(error).help(help)
         })?;
-        let selection = Selection::of(args.what.as_deref(), guests);
+        let selection = Selection::of(args.what.as_deref(), &guests);
         if selection.guests.is_empty() {
             match &args.what {
                 // It was there, and has ended.
@@ -68,7 +68,7 @@ pub(super) fn main(args: &Args) -> Done {
                 None => {}
             }
         }
-        let groups = groups(&selection.guests, args.frames);
+        let groups = groups(&selection.guests, &guests, args.frames);
         if !show(args, &groups, first)? {
             return Ok(0);
         }
@@ -78,16 +78,18 @@ pub(super) fn main(args: &Args) -> Done {
     }
 }
 
-/// One account for each lab, and one for all guests without.
-fn groups(guests: &[Guest], frames: bool) -> Vec<Group> {
+/// One account for each lab, and one for all guests without. Of all guests, they say which ones
+/// share something with those that are `selected`.
+fn groups(selected: &[Guest], all: &[Guest], frames: bool) -> Vec<Group> {
+    let account = Account::of(all, frames);
     // In the order of labs and their supervisors.
-    let groups = guests.chunk_by(|a, b| a.lab == b.lab);
+    let groups = selected.chunk_by(|a, b| a.lab == b.lab);
     let group = |guests: &[Guest]| {
         let lab = guests.first().and_then(|guest| guest.lab.as_ref());
         Group {
             lab: lab.map(|lab| lab.name.clone()),
             supervisor: lab.map(|lab| lab.supervisor),
-            account: Account::of(guests, frames),
+            account: account.only(|pid| guests.iter().any(|guest| guest.process.pid == pid)),
         }
     };
     groups.map(group).collect()

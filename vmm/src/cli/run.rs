@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use cohort::machine::{self, Console, Control, layout};
 use cohort::mem::Guest;
+use cohort::mem::registry::Registry;
 use cohort::outcome::{Ending, Outcome, json_text, write_json};
 use cohort::signals::StopSignals;
 use cohort::spec::{
@@ -145,6 +146,7 @@ fn run(args: Args, output: File, signals: StopSignals) -> Result<Outcome, Failur
         None => (None, None),
     };
     let console = Console { output, input };
+    Registry::of_user().sweep();
     let entry = Guest::of_this_process(&spec, None).and_then(|guest| guest.announce());
     let outcome = machine::run(
         &spec,

@@ -27,8 +27,12 @@ use crate::spec::VmSpec;
 /// When the first sample is taken, after the first guest has started; the next ones at twice that
 /// and so on, up to one each second.
 const FIRST: Duration = Duration::from_millis(50);
-/// The shortest rest after a sample, in times that the sample took.
+/// The shortest rest after a sample, in times that the sample took; and that in the first second,
+/// in which short labs are over.
 const REST: u32 = 50;
+const REST_AT_FIRST: u32 = 10;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// A lab's memory being watched.
 pub(super) struct Watch {
@@ -217,8 +221,10 @@ impl Seen {
             self.sample(began.saturating_duration_since(start), &guests);
             let took = began.elapsed();
             self.cost = self.cost.saturating_add(took);
-            let next = next(began.saturating_duration_since(start));
-            let rested = Instant::now().checked_add(took.saturating_mul(REST));
+            let at = began.saturating_duration_since(start);
+            let rest = if at < SECOND { REST_AT_FIRST } else { REST };
+            let next = next(at);
+            let rested = Instant::now().checked_add(took.saturating_mul(rest));
             due = start.checked_add(next).max(rested);
         }
     }
@@ -256,14 +262,16 @@ impl Seen {
         let before = self.peak.as_ref().map_or(0, |peak| peak.rss_kib);
         if rss_kib > before.saturating_add(before / 32) {
             let account = Account::of(guests, false);
-            self.peak = Some(Peak { at_ms, rss_kib, account });
+            // Where one has ended meanwhile, there may be a better moment.
+            if self.peak.is_none() || account.guests.len() >= found.len() {
+                self.peak = Some(Peak { at_ms, rss_kib, account });
+            }
         }
     }
 }
 
 /// When the next sample is taken after one at `at`.
 fn next(at: Duration) -> Duration {
-    const SECOND: Duration = Duration::from_secs(1);
     if at < SECOND {
         at.saturating_mul(2).clamp(FIRST, SECOND)
     } else {

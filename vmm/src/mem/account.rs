@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frames::Frames;
 use super::origin::{Classifier, Given, Origin};
-use super::registry::Guest;
+use super::registry::{Guest, LabRun};
 use super::smaps::{self, FileId, Mapping, Sizes};
 use super::{MemError, Process};
 
@@ -25,7 +25,7 @@ pub struct GuestAccount {
     pub name: String,
     /// The lab that it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub lab: Option<String>,
+    pub lab: Option<LabRun>,
     /// Its process.
     pub pid: u32,
     /// RAM that the guest sees.
@@ -108,7 +108,7 @@ impl GuestAccount {
         }
         Ok(GuestAccount {
             name: guest.name.clone(),
-            lab: guest.lab.as_ref().map(|lab| lab.name.clone()),
+            lab: guest.lab.clone(),
             pid,
             ram_kib: guest.given.memory >> 10,
             total: smaps::total(&mappings),

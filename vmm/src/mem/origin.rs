@@ -12,7 +12,7 @@ use crate::machine::layout::LOW_RAM_END;
 use crate::spec::{KernelSource, VmSpec};
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 /// Where memory that a guest's process maps comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -177,6 +177,13 @@ impl Registry {
         Ok(guests)
     }
 
+    /// Removes the entries of guests that do not run any more, as far as that can be done.
+    pub fn sweep(&self) {
+        if let Err(error) = self.guests() {
+            tracing::debug!(%error, "entries of guests that have ended stay");
+        }
+    }
+
     /// Opens the folder, if it is there, and makes sure that it is the user's own.
     fn folder(&self) -> Result<Option<OwnedFd>, RegistryError> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

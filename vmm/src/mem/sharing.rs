@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::frames;
-use super::registry::Guest;
+use super::registry::{Guest, LabRun};
 use super::smaps::FileId;
 use super::{GuestAccount, MemError};
 
@@ -65,10 +65,7 @@ impl Account {
 
     /// Finds who shares with whom, and sums up.
     pub(super) fn sum_up(&mut self) {
-        let lab = self.guests.first().and_then(|guest| guest.lab.clone());
-        let one_lab = self.guests.iter().all(|guest| guest.lab == lab);
-        let names: Vec<String> =
-            self.guests.iter().map(|guest| full_name(guest, one_lab)).collect();
+        let guests: Vec<(Option<LabRun>, String)> = self.guests.iter().map(known_as).collect();
         let mut who: HashMap<FileId, Vec<usize>> = HashMap::new();
         for (at, guest) in self.guests.iter().enumerate() {
             for file in guest.parts.iter().filter_map(|part| part.file) {
@@ -82,21 +79,44 @@ impl Account {
             for part in &mut guest.parts {
                 let who = part.file.and_then(|file| who.get(&file)).map_or(&[][..], Vec::as_slice);
                 let others = who.iter().filter(|other| **other != at);
-                part.with = others.filter_map(|other| names.get(*other).cloned()).collect();
+                let name = |other: &usize| {
+                    let (lab, name) = guests.get(*other)?;
+                    Some(match lab {
+                        Some(lab) if guest.lab.as_ref() != Some(lab) => {
+                            format!("{}/{name}", lab.name)
+                        }
+                        _ => name.clone(),
+                    })
+                };
+                part.with = others.filter_map(name).collect();
             }
         }
+        self.add_up();
+    }
+
+    fn add_up(&mut self) {
         self.held_kib = self.guests.iter().map(GuestAccount::held_kib).sum();
         self.unshared_kib = self.guests.iter().map(GuestAccount::unshared_kib).sum();
     }
+
+    /// The part of the account that is about those of its guests whose processes are `wanted`;
+    /// whom they share with, be it one of the others, stays.
+    pub fn only(&self, wanted: impl Fn(u32) -> bool) -> Account {
+        let mut part = self.clone();
+        part.guests.retain(|guest| wanted(guest.pid));
+        part.unknown.retain(|unknown| wanted(unknown.pid));
+        part.add_up();
+        part
+    }
 }
 
-/// What to call a guest among others: names are unique in a lab alone.
-fn full_name(guest: &GuestAccount, one_lab: bool) -> String {
-    match &guest.lab {
-        Some(_) if one_lab => guest.name.clone(),
-        Some(lab) => format!("{lab}/{}", guest.name),
+/// The lab of a guest, and how others call it: names are unique in a lab alone.
+fn known_as(guest: &GuestAccount) -> (Option<LabRun>, String) {
+    let name = match &guest.lab {
+        Some(_) => guest.name.clone(),
         None => format!("{} ({})", guest.name, guest.pid),
-    }
+    };
+    (guest.lab.clone(), name)
 }
 
 fn unknown(guest: &Guest, error: &MemError) -> Unknown {

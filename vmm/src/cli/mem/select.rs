@@ -14,8 +14,8 @@ pub(super) struct Selection {
 
 impl Selection {
     /// Of `guests`, those of the process `what`, else of the lab, else those with that name.
-    pub(super) fn of(what: Option<&str>, guests: Vec<Guest>) -> Selection {
-        let Some(what) = what else { return Selection { guests, others: Vec::new() } };
+    pub(super) fn of(what: Option<&str>, guests: &[Guest]) -> Selection {
+        let Some(what) = what else { return Selection::that(guests, &|_| true) };
         let pid = what.parse().ok();
         let by_pid = |guest: &Guest| Some(guest.process.pid) == pid;
         let by_lab = |guest: &Guest| guest.lab.as_ref().is_some_and(|lab| lab.name == what);
@@ -29,9 +29,11 @@ impl Selection {
         Selection::that(guests, &|_| false)
     }
 
-    fn that(guests: Vec<Guest>, wanted: &dyn Fn(&Guest) -> bool) -> Selection {
-        let (guests, others): (Vec<Guest>, Vec<Guest>) = guests.into_iter().partition(wanted);
-        let name = |guest: &Guest| match &guest.lab {
+    fn that(guests: &[Guest], wanted: &dyn Fn(&Guest) -> bool) -> Selection {
+        let (guests, others): (Vec<&Guest>, Vec<&Guest>) =
+            guests.iter().partition(|guest| wanted(guest));
+        let guests = guests.into_iter().cloned().collect();
+        let name = |guest: &&Guest| match &guest.lab {
             Some(lab) => lab.name.clone(),
             None => guest.name.clone(),
         };
@@ -43,12 +45,12 @@ impl Selection {
     /// Says that nothing of the name `what` runs.
     pub(super) fn nothing(&self, what: &str) -> Failure {
         const NAMED: usize = 10;
-        let error = anyhow!("no lab, guest or guest's process {what:?} runs, as this user");
+        let error = anyhow!("no lab, guest or guest's process {what:?} runs");
         let named: Vec<&str> = self.others.iter().take(NAMED).map(String::as_str).collect();
         let help = match named.is_empty() {
-            true => "no guest runs; those of another user are seen by that user alone, with the \
-                     XDG_RUNTIME_DIR that they were started with"
-                .to_owned(),
+            true => {
+                "no guest of this user runs that was started with this XDG_RUNTIME_DIR".to_owned()
+            }
             false => format!("these run: {}; cohort mem shows all", named.join(", ")),
         };
         Failure::usage(error).help(help)
@@ -76,7 +78,7 @@ mod tests {
             guest("pair", None, 30),
             guest("20", None, 31),
         ];
-        let selection = Selection::of(what, guests);
+        let selection = Selection::of(what, &guests);
         selection.guests.iter().map(|guest| guest.process.pid).collect()
     }
 
@@ -92,7 +94,7 @@ mod tests {
 
     #[test]
     fn who_asks_for_nothing_hears_what_there_is() {
-        let selection = Selection::of(Some("pear"), vec![guest("a", Some("pair"), 20)]);
+        let selection = Selection::of(Some("pear"), &[guest("a", Some("pair"), 20)]);
         let failure = selection.nothing("pear");
         assert!(failure.sentence().contains("\"pear\""));
         assert!(failure.advice().is_some_and(|help| help.contains("pair")));

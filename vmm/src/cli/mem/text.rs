@@ -64,7 +64,15 @@ fn table(header: &[&str], right: std::ops::Range<usize>) -> Table {
 }
 
 fn sizes(sizes: &Sizes) -> [String; 4] {
-    [sizes.rss_kib, sizes.pss_kib, sizes.private_kib, sizes.shared_kib].map(mebibytes)
+    [sizes.rss_kib, sizes.pss_kib, sizes.private_kib, sizes.shared_kib].map(amount)
+}
+
+/// An amount of memory; a dash for none. Small ones matter here, where they are parts of others.
+fn amount(kib: u64) -> String {
+    match kib {
+        1..1024 => format!("{kib} KiB"),
+        _ => mebibytes(kib),
+    }
 }
 
 fn guests(account: &Account) -> Table {
@@ -79,7 +87,7 @@ fn guests(account: &Account) -> Table {
                 others.push(name);
             }
         }
-        let mut row = vec![guest.name.clone(), guest.pid.to_string(), mebibytes(guest.ram_kib)];
+        let mut row = vec![guest.name.clone(), guest.pid.to_string(), amount(guest.ram_kib)];
         row.extend(sizes(&guest.total));
         row.push(names(others.iter().copied()));
         table.add_row(row);
