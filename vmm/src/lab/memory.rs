@@ -2,7 +2,7 @@
 //!
 //! A thread takes a sample each second, and some more in the first one, from `smaps_rollup`. Only
 //! when guests together have grown does it look at every mapping: the last such account is the
-//! lab's peak. For every sample it sleeps at least [`REST`] times as long as that has taken, since
+//! lab's peak. After each sample it rests at least [`REST`] times as long as that has worked, since
 //! the kernel walks all pages for it: watching takes 2 % of a processor at most.
 
 use std::collections::HashMap;
@@ -18,6 +18,7 @@ use super::Lab;
 use super::process::Process;
 use super::report::{GuestReport, LabMemory, LabPeak};
 use super::results::Results;
+use crate::machine::usage::cpu_of_thread;
 use crate::mem::registry::LabRun;
 use crate::mem::series::{Sample, Series};
 use crate::mem::{self, Account, Given, Guest, OriginUse, Sizes, plot, smaps};
@@ -27,7 +28,7 @@ use crate::spec::VmSpec;
 /// When the first sample is taken, after the first guest has started; the next ones at twice that
 /// and so on, up to one each second.
 const FIRST: Duration = Duration::from_millis(50);
-/// The shortest rest after a sample, in times that the sample took; and that in the first second,
+/// The shortest rest after a sample, in times the processor time that the sample took; and that in the first second,
 /// in which short labs are over.
 const REST: u32 = 50;
 const REST_AT_FIRST: u32 = 10;
@@ -62,7 +63,7 @@ impl Shared {
 /// What was seen of a lab's memory.
 struct Seen {
     series: Series<File>,
-    /// The time that samples took.
+    /// Processor time that samples took.
     cost: Duration,
     peak: Option<Peak>,
     /// What each guest held when it held most.
@@ -217,11 +218,12 @@ impl Seen {
             };
             drop(state);
             let Some(start) = start else { continue };
-            let began = Instant::now();
-            self.sample(began.saturating_duration_since(start), &guests);
-            let took = began.elapsed();
+            let at = start.elapsed();
+            let before = cpu_of_thread();
+            self.sample(at, &guests);
+            // Not what it has waited, as for a guest that is busy with its own map.
+            let took = cpu_of_thread().saturating_sub(before);
             self.cost = self.cost.saturating_add(took);
-            let at = began.saturating_duration_since(start);
             let rest = if at < SECOND { REST_AT_FIRST } else { REST };
             let next = next(at);
             let rested = Instant::now().checked_add(took.saturating_mul(rest));
@@ -262,9 +264,10 @@ impl Seen {
         let before = self.peak.as_ref().map_or(0, |peak| peak.rss_kib);
         if rss_kib > before.saturating_add(before / 32) {
             let account = Account::of(guests, false);
-            // Where one has ended meanwhile, there may be a better moment.
-            if self.peak.is_none() || account.guests.len() >= found.len() {
-                self.peak = Some(Peak { at_ms, rss_kib, account });
+            // Guests may have ended meanwhile, or be about to: then an earlier account is better.
+            let seen: u64 = account.guests.iter().map(|guest| guest.total.rss_kib).sum();
+            if seen > before {
+                self.peak = Some(Peak { at_ms, rss_kib: seen, account });
             }
         }
     }

@@ -46,7 +46,7 @@ pub struct SharedDiskReport {
 pub struct LabMemory {
     /// How often they were looked at.
     pub samples: u64,
-    /// How long that took altogether, in milliseconds.
+    /// Processor time that this took altogether, in milliseconds.
     pub sampling_ms: u64,
     /// When they held most; none if the lab ended before it was looked at.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -41,7 +41,7 @@ mod regs;
 mod reset_vector;
 mod run;
 mod startup_pages;
-mod usage;
+pub(crate) mod usage;
 mod vcpu;
 
 #[cfg(test)]

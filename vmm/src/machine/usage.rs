@@ -13,16 +13,26 @@ pub(super) struct Usage {
 
 /// What this process has used; zeroes if the host does not tell.
 pub(super) fn of_process() -> Usage {
+    let usage = of(libc::RUSAGE_SELF);
+    Usage { cpu: cpu(&usage), peak_rss_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0) }
+}
+
+/// Processor time of the calling thread, user and system.
+pub(crate) fn cpu_of_thread() -> Duration {
+    cpu(&of(libc::RUSAGE_THREAD))
+}
+
+fn of(whom: libc::c_int) -> libc::rusage {
     // SAFETY: a plain structure, for which zeroes are valid, and which the call fills.
-    let usage = unsafe {
+    unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
-        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        libc::getrusage(whom, &mut usage);
         usage
-    };
-    Usage {
-        cpu: duration(usage.ru_utime).saturating_add(duration(usage.ru_stime)),
-        peak_rss_kib: u64::try_from(usage.ru_maxrss).unwrap_or(0),
     }
+}
+
+fn cpu(usage: &libc::rusage) -> Duration {
+    duration(usage.ru_utime).saturating_add(duration(usage.ru_stime))
 }
 
 fn duration(time: libc::timeval) -> Duration {
