@@ -23,7 +23,8 @@ const STATUSES: &str = "\
 Exit statuses:
   0    the guest powered off; every guest of the lab ended as expected
   N    the guest's program exited with N
-  1    a guest of the lab did not end as expected; this host cannot run guests (doctor)
+  1    a guest of the lab did not end as expected; this host cannot run guests (doctor);
+       the memory of a guest may not be read (mem)
   2    the command line or the lab file is wrong; nothing was started
   32   the guest asked for a reset
   33   the guest crashed (triple fault, internal error)

@@ -41,12 +41,15 @@ fn held(account: &Account) -> String {
 
 /// The same sentence for labs that run and labs that have ended.
 pub(in crate::cli) fn held_line(guests: usize, held_kib: u64, unshared_kib: u64) -> String {
-    let guests = match guests {
-        1 => "1 guest holds".to_owned(),
-        n => format!("{n} guests hold"),
-    };
     let (held, unshared) = (mebibytes(held_kib), mebibytes(unshared_kib));
-    format!("{guests} {held}; without sharing it would be {unshared}")
+    let (who, shares) = match guests {
+        1 => ("1 guest holds".to_owned(), "maps"),
+        n => (format!("{n} guests hold"), "map"),
+    };
+    if held_kib == unshared_kib {
+        return format!("{who} {held}, and {shares} no file that guests could share");
+    }
+    format!("{who} {held}; without sharing it would be {unshared}")
 }
 
 fn table(header: &[&str], right: std::ops::Range<usize>) -> Table {
