@@ -225,7 +225,7 @@ fn watching_ends_with_the_guests() {
     let run = Cohort::script("print it runs; hang").start();
     run.wait_for("it runs");
     let mut watch = Command::new(cohort::binary());
-    watch.args(["mem", "guest", "--json", "--watch"]);
+    watch.args(["mem", "--json", "--watch", "guest"]);
     watch.env("XDG_RUNTIME_DIR", run.folder().join("run"));
     let mut watch = watch.stdout(std::process::Stdio::piped()).spawn().expect("it starts");
     let mut lines = std::io::BufReader::new(watch.stdout.take().expect("piped"));

@@ -29,9 +29,9 @@ pub(super) struct Args {
     /// Print the result as JSON; with --watch, one line for each time
     #[arg(long)]
     json: bool,
-    /// Look again every N seconds, until none of these guests runs any more
+    /// Look again each second, or every SECONDS, until none of these guests runs any more
     #[arg(
-        long, value_name = "SECONDS", num_args = 0..=1, require_equals = false,
+        long, value_name = "SECONDS", num_args = 0..=1, require_equals = true,
         default_missing_value = "1", value_parser = clap::value_parser!(u32).range(1..=86400)
     )]
     watch: Option<u32>,

@@ -61,7 +61,7 @@ impl Shared {
 }
 
 /// What was seen of a lab's memory.
-struct Seen {
+pub(super) struct Seen {
     series: Series<File>,
     /// Processor time that samples took.
     cost: Duration,
@@ -136,41 +136,9 @@ impl Watch {
         self.shared.state().guests.retain(|guest| guest.name != name);
     }
 
-    /// Ends watching, adds what was seen to the reports on `guests`, and writes the files.
-    ///
-    /// # Errors
-    /// A file cannot be written.
-    pub(super) fn finish(
-        mut self,
-        lab: &str,
-        guests: &mut [GuestReport],
-        results: &Results,
-    ) -> io::Result<Option<LabMemory>> {
-        let Some(seen) = self.end() else { return Ok(None) };
-        if let Some(failure) = seen.series.failure() {
-            return Err(io::Error::new(failure.kind(), failure.to_string()));
-        }
-        for guest in &mut *guests {
-            guest.memory_peak = seen.most.get(&guest.outcome.name).copied();
-        }
-        let (samples, sampling_ms) = (seen.series.count(), super::millis(seen.cost));
-        let document = Document {
-            schema: 1,
-            lab,
-            samples,
-            sampling_ms,
-            peak: &seen.peak,
-            r#final: guests.iter().map(Final::of).collect(),
-        };
-        write_json(&results.memory("json"), &document)?;
-        fs::write(results.memory("svg"), plot::svg(lab, seen.series.points()))?;
-        let peak = seen.peak.as_ref().map(|peak| LabPeak {
-            at_ms: peak.at_ms,
-            guests: peak.account.guests.len(),
-            held_kib: peak.account.held_kib,
-            unshared_kib: peak.account.unshared_kib,
-        });
-        Ok(Some(LabMemory { samples, sampling_ms, peak }))
+    /// Ends watching.
+    pub(super) fn finish(mut self) -> Option<Seen> {
+        self.end()
     }
 
     fn end(&mut self) -> Option<Seen> {
@@ -188,6 +156,51 @@ impl Drop for Watch {
 }
 
 impl Seen {
+    /// Adds to the reports on `guests` what each held when it held most.
+    pub(super) fn add_to(&self, guests: &mut [GuestReport]) {
+        for guest in guests {
+            guest.memory_peak = self.most.get(&guest.outcome.name).copied();
+        }
+    }
+
+    /// What the guests held together.
+    pub(super) fn report(&self) -> LabMemory {
+        let peak = self.peak.as_ref().map(|peak| LabPeak {
+            at_ms: peak.at_ms,
+            guests: peak.account.guests.len(),
+            held_kib: peak.account.held_kib,
+            unshared_kib: peak.account.unshared_kib,
+        });
+        let sampling_ms = super::millis(self.cost);
+        LabMemory { samples: self.series.count(), sampling_ms, peak }
+    }
+
+    /// Writes the files of the lab `lab`.
+    ///
+    /// # Errors
+    /// A file cannot be written, or the table could not while the lab ran.
+    pub(super) fn write(
+        &self,
+        lab: &str,
+        guests: &[GuestReport],
+        results: &Results,
+    ) -> io::Result<()> {
+        let document = Document {
+            schema: 1,
+            lab,
+            samples: self.series.count(),
+            sampling_ms: super::millis(self.cost),
+            peak: &self.peak,
+            r#final: guests.iter().map(Final::of).collect(),
+        };
+        write_json(&results.memory("json"), &document)?;
+        fs::write(results.memory("svg"), plot::svg(lab, self.series.points()))?;
+        match self.series.failure() {
+            Some(failure) => Err(io::Error::new(failure.kind(), failure.to_string())),
+            None => Ok(()),
+        }
+    }
+
     /// Takes samples until the end.
     fn collect(mut self, shared: &Shared) -> Seen {
         let mut start: Option<Instant> = None;

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use super::echo::{Follower, Lines};
 pub use super::guest_process::GuestCommand;
 use super::guest_process::GuestProcess;
-use super::memory::Watch;
+use super::memory::{Seen, Watch};
 use super::process::Death;
 use super::report::{GuestReport, Report, SharedDiskReport};
 use super::results::Results;
@@ -341,7 +341,10 @@ impl Supervisor<'_> {
             write_json(&self.results.outcome(&guest.spec.name), &outcome)?;
             guests.push(GuestReport::new(guest, outcome, console));
         }
-        let memory = self.memory.finish(&self.lab.name, &mut guests, self.results)?;
+        let seen = self.memory.finish();
+        if let Some(seen) = &seen {
+            seen.add_to(&mut guests);
+        }
         let interrupted = match self.stop {
             Some(Stop::Signal(signal)) => Some(signal),
             _ => None,
@@ -358,10 +361,13 @@ impl Supervisor<'_> {
             interrupted,
             wall_ms: millis(started.elapsed()),
             lost_shared_disks: self.lost,
-            memory,
+            memory: seen.as_ref().map(Seen::report),
             guests,
         };
         write_json(&self.results.report(), &report)?;
+        if let Some(seen) = seen {
+            seen.write(&report.lab, &report.guests, self.results)?;
+        }
         Ok(report)
     }
 }
