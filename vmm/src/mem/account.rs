@@ -60,9 +60,9 @@ pub struct Part {
     /// Its page frames, where they were asked for and the host tells them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub frames: Option<Frames>,
-    /// Where it is mapped, for whoever looks further.
+    /// Addresses at which the process has it, for whoever looks further.
     #[serde(skip)]
-    pub(super) ranges: Vec<(u64, u64)>,
+    pub ranges: Vec<(u64, u64)>,
 }
 
 /// What a guest's process holds of one origin.
@@ -73,6 +73,22 @@ pub struct OriginUse {
     /// How much.
     #[serde(flatten)]
     pub sizes: Sizes,
+}
+
+impl Part {
+    /// A part of which nothing is known yet.
+    pub fn new(origin: Origin) -> Part {
+        Part {
+            origin,
+            path: None,
+            file: None,
+            files: None,
+            sizes: Sizes::default(),
+            with: Vec::new(),
+            frames: None,
+            ranges: Vec::new(),
+        }
+    }
 }
 
 impl OriginUse {
@@ -158,16 +174,8 @@ pub(super) fn parts(given: &Given, program: Option<FileId>, mappings: &[Mapping]
         // The memfd of guest RAM is no file that anybody else could know.
         let file = mapping.file.filter(|_| origin != Origin::Memory);
         let place = *places.entry((origin, file)).or_insert_with(|| {
-            parts.push(Part {
-                origin,
-                path: file.map(|_| mapping.name.clone()),
-                file,
-                files: None,
-                sizes: Sizes::default(),
-                with: Vec::new(),
-                frames: None,
-                ranges: Vec::new(),
-            });
+            let path = file.map(|_| mapping.name.clone());
+            parts.push(Part { path, file, ..Part::new(origin) });
             parts.len() - 1
         });
         if let Some(part) = parts.get_mut(place) {

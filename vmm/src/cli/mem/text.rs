@@ -9,6 +9,9 @@ use comfy_table::{CellAlignment, Table, TableComponent, presets};
 use super::Group;
 use crate::cli::mebibytes;
 
+#[cfg(test)]
+mod tests;
+
 /// Most guests that are named where a part says with whom it is shared.
 const NAMED: usize = 3;
 
