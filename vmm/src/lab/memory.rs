@@ -23,7 +23,6 @@ use crate::mem::registry::LabRun;
 use crate::mem::series::{Sample, Series};
 use crate::mem::{self, Account, Given, Guest, OriginUse, Sizes, plot, smaps};
 use crate::outcome::write_json;
-use crate::spec::VmSpec;
 
 /// When the first sample is taken, after the first guest has started; the next ones at twice that
 /// and so on, up to one each second.
@@ -120,13 +119,13 @@ impl Watch {
         Ok(Watch { shared, thread: Some(thread) })
     }
 
-    /// A guest of `lab` has started.
-    pub(super) fn watch(&self, lab: &Lab, spec: &VmSpec, process: &Process) {
+    /// A guest of `lab`, which was `given` these things, has started.
+    pub(super) fn watch(&self, lab: &Lab, name: &str, given: Given, process: &Process) {
         // One that has ended already is not there to be seen.
         let Ok(Some(process)) = mem::Process::with_pid(process.pid()) else { return };
-        let name = spec.name.clone();
+        let name = name.to_owned();
         let lab = Some(LabRun { name: lab.name.clone(), supervisor: std::process::id() });
-        let guest = Guest { name, lab, process, given: Given::of(spec) };
+        let guest = Guest { name, lab, process, given };
         self.shared.state().guests.push(guest);
         self.shared.changed.notify_one();
     }

@@ -23,6 +23,7 @@ use super::results::Results;
 use super::sealed::SealedCopies;
 use super::server::{Server, is_readable};
 use super::{Guest, Lab, millis};
+use crate::mem::Given;
 use crate::outcome::{Ending, MemoryUse, Outcome, write_json};
 use crate::signals::StopSignals;
 use crate::spec::VmSpec;
@@ -234,7 +235,10 @@ impl Supervisor<'_> {
                     None => guest.spec.clone(),
                 };
                 spec.share_domain = Some(self.share_domain.clone());
-                *state = match self.sealed.hand_over(&mut spec) {
+                let handed = self.sealed.hand_over(&mut spec);
+                // Before what the guest inherits is closed here.
+                let given = Given::of(&spec);
+                *state = match handed {
                     Ok(handed) => start(&spec, self.options, self.results, handed),
                     Err(error) => State::Ended(Outcome::vmm_error(
                         &spec.name,
@@ -243,7 +247,7 @@ impl Supervisor<'_> {
                     )),
                 };
                 if let State::Running(running) = state {
-                    self.memory.watch(self.lab, &spec, &running.guest.process);
+                    self.memory.watch(self.lab, &spec.name, given, &running.guest.process);
                 }
                 running += usize::from(matches!(state, State::Running(_)));
             }

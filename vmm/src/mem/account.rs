@@ -174,7 +174,7 @@ pub(super) fn parts(given: &Given, program: Option<FileId>, mappings: &[Mapping]
         // The memfd of guest RAM is no file that anybody else could know.
         let file = mapping.file.filter(|_| origin != Origin::Memory);
         let place = *places.entry((origin, file)).or_insert_with(|| {
-            let path = file.map(|_| mapping.name.clone());
+            let path = file.map(|_| classifier.name(mapping));
             parts.push(Part { path, file, ..Part::new(origin) });
             parts.len() - 1
         });

@@ -130,6 +130,20 @@ impl GivenFile {
     }
 }
 
+impl GivenFile {
+    /// Whether a copy of it, made by the guest's own process, can be mapped as `name`: in memory,
+    /// or as a file beside it that never had a name, which is called after its number.
+    fn may_be_copied_as(&self, name: &str) -> bool {
+        let beside = || {
+            let path = Path::new(name.strip_suffix(" (deleted)")?);
+            let number = path.file_name()?.to_str()?.strip_prefix('#')?;
+            let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+            Some(digits && path.parent() == self.path.parent())
+        };
+        self.origin == Origin::Pmem && (name == COPY || beside() == Some(true))
+    }
+}
+
 impl FileId {
     /// The file at `path`, if there is one.
     pub fn at(path: &Path) -> Option<FileId> {
@@ -141,6 +155,8 @@ impl FileId {
 
 /// What the memfd of guest RAM is called among mappings (memshare's `ram/place.rs`).
 const RAM: &str = "/memfd:cohort-ram (deleted)";
+/// What a copy of a file in memory is called (memshare's `share/copy.rs`).
+const COPY: &str = "/memfd:cohort-copy (deleted)";
 
 /// Tells the origins of the mappings of one process.
 pub(super) struct Classifier<'a> {
@@ -176,9 +192,36 @@ impl<'a> Classifier<'a> {
         Classifier { given, program, ram }
     }
 
+    /// What the file of `mapping` is called: as it was given, where it is a copy in memory.
+    pub(super) fn name(&self, mapping: &Mapping) -> String {
+        let known = |file: FileId| {
+            let copied = |given: &&GivenFile| given.may_be_copied_as(&mapping.name);
+            let mut candidates = self.given.files.iter().filter(copied);
+            match (
+                self.given.files.iter().find(|given| given.file == Some(file)),
+                candidates.next(),
+            ) {
+                (Some(given), _) => Some(given),
+                // Of several, nothing tells which one it is.
+                (None, only) => only.filter(|_| candidates.next().is_none()),
+            }
+        };
+        match mapping.file.filter(|_| mapping.name == COPY).and_then(known) {
+            Some(given) => given.path.display().to_string(),
+            None => mapping.name.clone(),
+        }
+    }
+
+    /// What was given that `file`, the file of `mapping`, is, or is a copy of.
+    fn given(&self, file: FileId, mapping: &Mapping) -> Option<&GivenFile> {
+        let mut files = self.given.files.iter();
+        let known = files.clone().find(|given| given.is(file, &mapping.name));
+        known.or_else(|| files.find(|given| given.may_be_copied_as(&mapping.name)))
+    }
+
     /// Where `mapping` comes from.
     pub(super) fn origin(&self, mapping: &Mapping) -> Origin {
-        let given = |file| self.given.files.iter().find(|given| given.is(file, &mapping.name));
+        let given = |file| self.given(file, mapping);
         let in_ram =
             self.ram.iter().any(|ram| ram.contains(&mapping.start) && mapping.end <= ram.end);
         match mapping.file {

@@ -61,6 +61,38 @@ fn mappings_are_told_apart_by_what_the_guest_was_given() {
 }
 
 #[test]
+fn copies_of_a_file_count_as_the_file() {
+    let text = "7f00-7f10 r--p 0 00:01 70 /memfd:cohort-copy (deleted)\n\
+                7f20-7f30 r--p 0 00:01 71 /memfd:cohort-copy (deleted)\n\
+                7f40-7f50 r--p 0 fe:00 72 /srv/lab/#4711 (deleted)\n\
+                7f60-7f70 r--p 0 fe:00 73 /elsewhere/#4711 (deleted)\n\
+                7f80-7f90 r--p 0 fe:00 74 /srv/lab/#one (deleted)\n";
+    let mappings = smaps::read(text.as_bytes()).unwrap();
+    let mut given = given();
+    // A copy that the lab has made.
+    let mut sealed = file(Origin::Pmem, "/srv/sealed.erofs", 71);
+    sealed.file = Some(FileId { major: 0, minor: 1, inode: 71 });
+    given.files.push(sealed);
+    let classifier = Classifier::new(&given, None, &mappings);
+    let found: Vec<(Origin, String)> = mappings
+        .iter()
+        .map(|mapping| (classifier.origin(mapping), classifier.name(mapping)))
+        .collect();
+    let expected = [
+        (Origin::Pmem, COPY),
+        (Origin::Pmem, "/srv/sealed.erofs"),
+        (Origin::Pmem, "/srv/lab/#4711 (deleted)"),
+        (Origin::Other, "/elsewhere/#4711 (deleted)"),
+        (Origin::Other, "/srv/lab/#one (deleted)"),
+    ];
+    assert_eq!(found, expected.map(|(origin, name)| (origin, name.to_owned())));
+    // Where one file alone can have been copied, it is that one.
+    given.files.pop();
+    let classifier = Classifier::new(&given, None, &mappings);
+    assert_eq!(classifier.name(&mappings[0]), "/srv/lab/app v2.erofs");
+}
+
+#[test]
 fn a_file_with_the_same_number_on_another_file_system_is_another() {
     let mut given = given();
     given.files = vec![file(Origin::Pmem, "/elsewhere/app", 10_027_041)];
