@@ -4,6 +4,7 @@
 //! LAB.toml ─► tree (values with positions, --set laid over)
 //!          ─► schema, guest, disk (every mistake collected) ─► Lab
 //!          ─► supervisor (one process per guest and shared disk) ─► report (outcomes, expectations, status)
+//!             memory (what the guests hold, watched meanwhile)   ─► memory.csv, memory.json, memory.svg
 //! ```
 //!
 //! [`Lab::read`] reports all mistakes of a file at once and starts nothing; [`supervisor::run`]

@@ -1,12 +1,13 @@
 //! Which guests run: an entry for each in a folder that its user alone can use.
 //!
-//! The folder is `$XDG_RUNTIME_DIR/cohort`, or `cohort-UID` in the folder for temporary files. It
-//! is there as long as it has entries. A guest that is killed leaves its entry behind, which the
+//! The folder is `$XDG_RUNTIME_DIR/cohort`, or `cohort-guests-UID` in the folder for temporary files
+//! where the user has no such folder. It is there as long as it has entries. A guest that is killed leaves its entry behind, which the
 //! next who looks removes: an entry counts only while the very process runs that it names.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, fstat, mkdirat, openat, renameat, unlinkat};
@@ -103,14 +104,7 @@ impl Registry {
     /// The calling user's.
     pub fn of_user() -> Registry {
         let of_session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-        let path = match of_session.filter(|path| path.is_absolute()) {
-            Some(path) => path.join("cohort"),
-            None => {
-                let own = rustix::process::geteuid().as_raw();
-                std::env::temp_dir().join(format!("cohort-{own}"))
-            }
-        };
-        Registry { path }
+        Registry { path: folder_of(of_session, rustix::process::geteuid().as_raw()) }
     }
 
     /// The one in the folder `path`, which need not be there.
@@ -242,6 +236,18 @@ impl Drop for Entry {
             let _ = unlinkat(folder, &self.name, AtFlags::empty());
         }
         self.registry.leave_if_empty();
+    }
+}
+
+/// The folder of the user `own`, who has the folder `of_session` for sockets and the like. One of
+/// another user, as after `su`, is no place for entries.
+fn folder_of(of_session: Option<PathBuf>, own: u32) -> PathBuf {
+    let is_own = |path: &PathBuf| {
+        path.is_absolute() && fs::metadata(path).is_ok_and(|facts| facts.uid() == own)
+    };
+    match of_session.filter(is_own) {
+        Some(path) => path.join("cohort"),
+        None => std::env::temp_dir().join(format!("cohort-guests-{own}")),
     }
 }
 

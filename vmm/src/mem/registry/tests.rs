@@ -1,4 +1,3 @@
-use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::process::{Command, Stdio};
 
@@ -111,6 +110,21 @@ fn a_folder_of_another_user_is_not_trusted() {
     std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
     let error = Registry::at(&path).guests().unwrap_err();
     assert!(error.to_string().contains("belongs to another user (12345)"), "{error}");
+}
+
+#[test]
+fn entries_are_in_the_users_own_folder() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = rustix::process::geteuid().as_raw();
+    let of = |path: &Path, user| folder_of(Some(path.to_owned()), user);
+    assert_eq!(of(dir.path(), own), dir.path().join("cohort"));
+    let other = std::env::temp_dir().join(format!("cohort-guests-{own}"));
+    assert_eq!(of(&dir.path().join("none"), own), other);
+    assert_eq!(of(Path::new("relative"), own), other);
+    assert_eq!(folder_of(None, own), other);
+    // What `su` leaves in the environment.
+    let of_another = std::env::temp_dir().join(format!("cohort-guests-{}", own + 1));
+    assert_eq!(of(dir.path(), own + 1), of_another);
 }
 
 #[test]
