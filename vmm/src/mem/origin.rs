@@ -109,6 +109,14 @@ impl Given {
         for (path, _) in spec.disks.iter().filter_map(|disk| disk.file()) {
             add(Origin::Disk, path);
         }
+        for pmem in &spec.pmem {
+            let file = GivenFile::new(Origin::Pmem, &pmem.path);
+            // What is mapped in its place, if this process has it.
+            let copy = pmem.sealed.as_ref().map(|copy| copy.descriptor);
+            let copy =
+                copy.and_then(|number| FileId::at(Path::new(&format!("/proc/self/fd/{number}"))));
+            files.push(GivenFile { file: copy.or(file.file), ..file });
+        }
         Given { memory: spec.memory, files, folders: Vec::new() }
     }
 }

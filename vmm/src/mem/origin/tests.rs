@@ -1,6 +1,8 @@
 use super::super::smaps::{self, tests::GUEST};
 use super::*;
-use crate::spec::{DiskSource, DiskSpec};
+use std::os::fd::AsRawFd;
+
+use crate::spec::{DiskSource, DiskSpec, PmemSpec, SealedCopy};
 
 fn file(origin: Origin, path: &str, inode: u64) -> GivenFile {
     // The device is another than among the mappings, as on btrfs.
@@ -137,6 +139,12 @@ fn a_specification_gives_its_files_without_links() {
     fs::write(&kernel, "k").unwrap();
     fs::write(&disk, "d").unwrap();
     std::os::unix::fs::symlink(&kernel, &link).unwrap();
+    // What a lab hands over in place of the file.
+    let copy = tempfile::tempfile().unwrap();
+    let sealed = SealedCopy {
+        descriptor: copy.as_raw_fd(),
+        identity: memshare::FileIdentity::of(&copy).unwrap(),
+    };
     let spec = VmSpec {
         name: "a".into(),
         kernel: KernelSource::Path(link),
@@ -149,6 +157,11 @@ fn a_specification_gives_its_files_without_links() {
             DiskSpec::new(DiskSource::Scratch(512)),
             DiskSpec::new(DiskSource::Path(disk.clone())),
         ],
+        pmem: vec![
+            PmemSpec::new(disk.clone()),
+            PmemSpec { sealed: Some(sealed), ..PmemSpec::new(disk.clone()) },
+        ],
+        share_domain: None,
         input: Default::default(),
         timeout: None,
     };
@@ -165,8 +178,13 @@ fn a_specification_gives_its_files_without_links() {
             (Origin::Kernel, kernel.as_path(), true),
             (Origin::Initrd, none.as_path(), false),
             (Origin::Disk, disk.as_path(), true),
+            (Origin::Pmem, disk.as_path(), true),
+            (Origin::Pmem, disk.as_path(), true),
         ]
     );
+    let inode = |number: usize| given.files[number].file.unwrap().inode;
+    assert_eq!(inode(3), fs::metadata(&disk).unwrap().ino());
+    assert_eq!(inode(4), copy.metadata().unwrap().ino());
     let text = serde_json::to_string(&given).unwrap();
     assert_eq!(serde_json::from_str::<Given>(&text).unwrap(), given);
 }
