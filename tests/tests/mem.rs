@@ -183,6 +183,94 @@ fn assert_files(finished: &Finished) {
     assert_eq!(tags("<text"), tags("</text>"));
 }
 
+/// Of the account of the guest `name`, the part that is the file it has as memory.
+fn pmem<'a>(groups: &'a Value, name: &str) -> &'a Value {
+    let guests = list(groups).iter().flat_map(|group| list(&group["guests"]));
+    let mut parts = guests.filter(|guest| guest["name"] == name).flat_map(|guest| {
+        assert_adds_up(guest);
+        list(&guest["parts"])
+    });
+    let found = parts.find(|part| part["origin"] == "pmem" && kib(part, "rss_kib") > 0);
+    found.unwrap_or_else(|| panic!("no memory of a file of {name} in {groups}"))
+}
+
+/// A lab of two guests that have the same file as memory, with `options`, and have read it all.
+fn readers(options: &str) -> Cohort {
+    let run = Cohort::new(["lab", "run", "readers.toml", "--results", "results", "-v"]);
+    let content: Vec<u8> = (0..LEN_KIB << 10).map(|at: u64| (at / 4096).to_le_bytes()[0]).collect();
+    run.file("app.img", content);
+    run.file(
+        "readers.toml",
+        format!(
+            "schema = 1\n[vm.node]\ncount = 2\nmemory = \"16M\"\n\
+             pmem = [{{ path = \"app.img\"{options} }}]\n\
+             script = \"pmem.sum; print {{name}} has touched it; hang\"\n"
+        ),
+    );
+    run
+}
+
+/// Size of the file that [`readers`] read: no multiple of 2 MiB.
+const LEN_KIB: u64 = 5 << 10;
+
+#[test]
+fn guests_of_a_lab_hold_a_file_once_and_strangers_have_pages_of_their_own() {
+    if !kvm_is_there() {
+        return;
+    }
+    let run = readers("").start();
+    wait_for_both(&run);
+    // Another domain: the file is the same, the pages are not.
+    let stranger = Cohort::script("pmem.sum; print it has read it; hang")
+        .args(["--name", "stranger", "--pmem"])
+        .arg(run.folder().join("app.img"))
+        .env("XDG_RUNTIME_DIR", run.folder().join("run"))
+        .start();
+    stranger.wait_for("it has read it");
+    let groups = json(&mem(run.folder(), &["--json", "--frames"]));
+    for (name, other) in [("node-0", "node-1"), ("node-1", "node-0")] {
+        let part = pmem(&groups, name);
+        assert_eq!(part["with"], serde_json::json!([other]), "{part}");
+        assert_eq!((kib(part, "rss_kib"), kib(part, "shared_kib")), (LEN_KIB, LEN_KIB), "{part}");
+        assert_eq!((kib(part, "pss_kib"), kib(part, "private_kib")), (LEN_KIB / 2, 0), "{part}");
+    }
+    let own = pmem(&groups, "stranger");
+    assert_eq!(own["with"], Value::Null, "{own}");
+    assert_eq!((kib(own, "private_kib"), kib(own, "shared_kib")), (LEN_KIB, 0), "{own}");
+    // Page frames by number, where they are told at all: both guests have all of them.
+    let frames = &pmem(&groups, "node-0")["frames"];
+    assert_eq!(frames, &pmem(&groups, "node-1")["frames"]);
+    if !frames.is_null() {
+        assert_eq!((kib(frames, "count"), kib(frames, "shared")), (LEN_KIB / 4, LEN_KIB / 4));
+        assert_eq!(pmem(&groups, "stranger")["frames"]["shared"], 0);
+    }
+    let lab = list(&groups).iter().find(|group| group["lab"] == "readers").expect("the lab");
+    assert_eq!(kib(lab, "unshared_kib") - kib(lab, "held_kib"), LEN_KIB, "{lab}");
+    stranger.signal(Signal::TERM);
+    stranger.finish().expect_status(143);
+    run.signal(Signal::TERM);
+    let finished = run.finish();
+    finished.expect_status(143);
+}
+
+#[test]
+fn a_sealed_copy_counts_as_its_file() {
+    if !kvm_is_there() {
+        return;
+    }
+    let run = readers(", seal = true").start();
+    wait_for_both(&run);
+    let groups = json(&mem(run.folder(), &["readers", "--json"]));
+    for (name, other) in [("node-0", "node-1"), ("node-1", "node-0")] {
+        let part = pmem(&groups, name);
+        assert!(part["path"].as_str().is_some_and(|path| path.ends_with("/app.img")), "{part}");
+        assert_eq!(part["with"], serde_json::json!([other]), "{part}");
+        assert_eq!(kib(part, "shared_kib"), LEN_KIB, "{part}");
+    }
+    run.signal(Signal::TERM);
+    run.finish().expect_status(143);
+}
+
 #[test]
 fn the_next_run_replaces_the_memory_files() {
     if !kvm_is_there() {
