@@ -24,6 +24,9 @@ use crate::mem::series::{Sample, Series};
 use crate::mem::{self, Account, Given, Guest, OriginUse, Sizes, plot, smaps};
 use crate::outcome::write_json;
 
+#[cfg(test)]
+mod tests;
+
 /// When the first sample is taken, after the first guest has started; the next ones at twice that
 /// and so on, up to one each second.
 const FIRST: Duration = Duration::from_millis(50);

@@ -254,6 +254,8 @@ fn names_that_files_cannot_have() {
     assert!(told.contains("2:5: vm.lab: \"lab\" cannot be a guest's name\n  help: `lab` is taken"));
     assert!(told.contains("3:5: vm.../x: \"../x\" cannot be a guest's name"), "{told}");
     assert!(told.contains("4:5: vm.: \"\" cannot be a guest's name"), "{told}");
+    let told = self::told("schema = 1\n[vm.memory]\n", &[]);
+    assert!(told.contains("`memory` is taken by the report memory.json"), "{told}");
 }
 
 #[test]
