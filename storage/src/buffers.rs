@@ -5,10 +5,14 @@
 use std::alloc::{self, Layout};
 use std::any::Any;
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+
+use crate::engine::sys::{self, Patience};
 
 /// What keeps the memory of some [`Buffers`] where it is.
 pub type Owner = Arc<dyn Any + Send + Sync>;
@@ -89,12 +93,12 @@ impl Buffers {
     }
 
     /// Uses up the first `count` bytes, or all when there are fewer.
-    pub(crate) fn advance(&mut self, count: u64) {
+    pub fn advance(&mut self, count: u64) {
         self.consume(count, |_, _| ());
     }
 
     /// Takes the first `count` bytes, or all when there are fewer, into a list of their own.
-    pub(crate) fn split_to(&mut self, count: u64) -> Buffers {
+    pub fn split_to(&mut self, count: u64) -> Buffers {
         if count >= self.len {
             return std::mem::take(self);
         }
@@ -102,6 +106,45 @@ impl Buffers {
         // SAFETY: a part of a piece of `self`, under the same owner.
         self.consume(count, |start, len| unsafe { head.push(start, len) });
         head
+    }
+
+    /// Fills the first bytes from `file`, beginning `at` bytes into it, and uses them up: all, or
+    /// as many as there are before the file's end. Says how many.
+    ///
+    /// # Errors
+    /// That of the first read, when not one byte was had.
+    pub fn read_from(&mut self, file: &File, at: u64) -> io::Result<u64> {
+        self.transfer(at, |data, at| sys::read(file, data, at, Patience::Wait))
+    }
+
+    /// Writes the first bytes to `file`, beginning `at` bytes into it, and uses them up: all, or
+    /// as many as could be written. Says how many.
+    ///
+    /// # Errors
+    /// That of the first write, when not one byte was written.
+    pub fn write_to(&mut self, file: &File, at: u64) -> io::Result<u64> {
+        self.transfer(at, |data, at| sys::write(file, data, at, Patience::Wait))
+    }
+
+    fn transfer(
+        &mut self,
+        at: u64,
+        mut once: impl FnMut(&Buffers, u64) -> io::Result<u64>,
+    ) -> io::Result<u64> {
+        let mut done = 0;
+        while !self.is_empty() {
+            match once(self, at.saturating_add(done)) {
+                Ok(0) => break,
+                Ok(count) => {
+                    self.advance(count);
+                    done += count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
     }
 
     /// Another list of the same memory, for a request that may have to be made again.
@@ -117,7 +160,7 @@ impl Buffers {
     }
 
     /// Copies the first bytes into `to`, as many as fit, and uses them up.
-    pub(crate) fn copy_to(&mut self, to: &mut [u8]) {
+    pub fn copy_to(&mut self, to: &mut [u8]) {
         let mut done = 0;
         let (to, room) = (to.as_mut_ptr(), to.len());
         self.consume(room as u64, |start, len| {
@@ -129,7 +172,7 @@ impl Buffers {
     }
 
     /// Copies `from` over the first bytes, as many as there are, and uses them up.
-    pub(crate) fn copy_from(&mut self, from: &[u8]) {
+    pub fn copy_from(&mut self, from: &[u8]) {
         let mut done = 0;
         self.consume(from.len() as u64, |start, len| {
             // SAFETY: `consume` passes `from.len()` bytes at most in all, of memory valid under

@@ -7,6 +7,7 @@ pub mod console;
 pub mod device;
 #[cfg(test)]
 pub(crate) mod driver;
+pub mod fs;
 mod parts;
 pub mod pci;
 pub mod pmem;
