@@ -126,6 +126,15 @@ impl Buffers {
         self.transfer(at, |data, at| sys::write(file, data, at, Patience::Wait))
     }
 
+    /// Writes the first bytes to the end of `file`, wherever that is by then, and uses them up;
+    /// otherwise as [`Buffers::write_to`].
+    ///
+    /// # Errors
+    /// As [`Buffers::write_to`].
+    pub fn append_to(&mut self, file: &File) -> io::Result<u64> {
+        self.transfer(0, |data, _| sys::append(file, data))
+    }
+
     fn transfer(
         &mut self,
         at: u64,

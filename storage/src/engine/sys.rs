@@ -68,6 +68,13 @@ pub(crate) fn write(file: &File, data: &Buffers, at: u64, patience: Patience) ->
     })
 }
 
+/// Writes the first bytes of `data` to the end of `file`; says how many.
+pub(crate) fn append(file: &File, data: &Buffers) -> io::Result<u64> {
+    let (start, count) = pieces(data);
+    // SAFETY: the pieces are valid for as long as `data`, which outlives the call.
+    check(unsafe { libc::pwritev2(file.as_raw_fd(), start, count as c_int, 0, libc::RWF_APPEND) })
+}
+
 /// Opens the same file once more, past the page cache (`O_DIRECT`). An error of kind
 /// [`io::ErrorKind::Unsupported`] says that its file system refuses that.
 pub(crate) fn reopen_direct(file: &File, writable: bool) -> io::Result<File> {

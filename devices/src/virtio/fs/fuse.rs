@@ -7,10 +7,29 @@
 //! descriptor that a lookup pinned, and only when they are regular. What a guest can hold is
 //! bounded by [`Limits`].
 
+mod attributes;
+mod creating;
+mod credentials;
+mod directories;
+mod handles;
+mod init;
+mod inodes;
+mod locks;
 mod mapping;
+mod messages;
+mod names;
 mod options;
+mod reading;
+mod removing;
 mod request;
 mod server;
+mod sys;
+mod waiting;
+mod writing;
+mod xattr;
+
+#[cfg(test)]
+mod tests;
 
 pub use mapping::DaxWindow;
 pub use options::{Caching, FsOptions, IdRange, Ids, Limits, Mounts, Xattrs};
