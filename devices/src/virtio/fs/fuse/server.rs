@@ -128,12 +128,18 @@ impl Server {
             Err(error) => Err(error),
             Ok(Outcome::Wait(attempt)) => {
                 let finish = move |result: Result<()>| {
-                    reply.done(put_header(&mut head, unique, result.map(|()| 0)));
+                    let written = put_header(&mut head, unique, result.map(|()| 0));
+                    drop(head);
+                    reply.done(written);
                 };
+                drop((input, output));
                 return self.waiting.add(unique, attempt, Box::new(finish));
             }
         };
-        reply.done(put_header(&mut head, unique, result));
+        let written = put_header(&mut head, unique, result);
+        // Whoever is told may take the memory back.
+        drop((head, input, output));
+        reply.done(written);
     }
 
     fn carry_out(

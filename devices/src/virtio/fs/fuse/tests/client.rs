@@ -167,7 +167,7 @@ impl Client {
 
     pub(super) fn forget(&self, node: u64, count: u64) {
         let (_, answer) = self.start(Opcode::Forget, node, arguments().u64(count));
-        assert_eq!(answer.recv().unwrap(), []);
+        assert!(answer.recv().unwrap().is_empty());
     }
 
     /// Node and handle.
