@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail};
 use crate::{tool, workspace};
 
 /// The programs: one for each format with metadata, one for chains of them, one for the records
-/// that children keep, and one for each way in which strangers reach disks that are shared.
-pub(crate) const TARGETS: [&str; 9] = [
+/// that children keep, one for each way in which strangers reach disks that are shared, and one
+/// for folders that are shared with a guest.
+pub(crate) const TARGETS: [&str; 10] = [
     "layer",
     "qcow2",
     "vhdx",
@@ -20,6 +21,7 @@ pub(crate) const TARGETS: [&str; 9] = [
     "iscsi_target",
     "iscsi_initiator",
     "vhost_user",
+    "fuse",
 ];
 
 /// What makes the compiler count, for libFuzzer, which edges a run takes and what it compares.

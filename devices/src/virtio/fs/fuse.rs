@@ -11,6 +11,8 @@ mod attributes;
 mod creating;
 mod credentials;
 mod directories;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod handles;
 mod init;
 mod inodes;
