@@ -226,6 +226,27 @@ fn devices_above_4_gib_are_reached() {
     assert!(bases.map(|(_, base)| base).any(high), "{}", end.serial);
 }
 
+#[test]
+fn persistent_memory_is_read_written_and_flushed() {
+    let Some(machine) = Machine::new(Tcg) else { return };
+    let backing = machine.file("pmem");
+    let bytes = pattern(6, 0, 4 * MIB);
+    std::fs::write(&backing, &bytes).expect("a file");
+    let object =
+        format!("memory-backend-file,id=p,share=on,size=4M,mem-path={}", backing.display());
+    let machine = machine.with(&["-m", "256M,maxmem=4G", "-object", &object]);
+    let machine = machine.with(&["-device", "virtio-pmem-pci,memdev=p"]);
+    let end = machine.run("pmem.sum; pmem.write 1M 64k seed=9; pmem.flush; pmem.read 1M 512");
+    assert_eq!(end.status, Some(0), "{}", end.serial);
+    let mut sum = Checksum::default();
+    sum.add_bytes(0, &bytes);
+    let expected = format!("pmem.sum: pmem 0: {:016x}", sum.value());
+    assert!(end.serial.contains(&expected), "{expected}: {}", end.serial);
+    let mut written = bytes;
+    written[MIB..MIB + 65536].copy_from_slice(&pattern(9, (MIB / 512) as u64, 65536));
+    assert!(std::fs::read(backing).expect("the file") == written);
+}
+
 /// All that `virtio.fuzz` does, to a disk, a console and an entropy source, and then I/O.
 fn hostile_scripts_go_on(accelerator: Accelerator) {
     let Some(machine) = Machine::new(accelerator) else { return };
