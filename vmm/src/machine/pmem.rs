@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use devices::virtio::pmem::Pmem;
 use kvm_ioctls::VmFd;
@@ -117,6 +118,17 @@ impl Files {
             };
             (Pmem::new(range.clone()), range, refusals)
         })
+    }
+
+    /// Ends the watches, in a thread: the host's kernel takes its time to forget them, as it does
+    /// for a virtual machine.
+    pub(super) fn stop_watching(&mut self) -> Option<JoinHandle<()>> {
+        let watches = std::mem::take(&mut self.watches);
+        if watches.is_empty() {
+            return None;
+        }
+        // Without a thread, they end here.
+        thread::Builder::new().name("unwatch".into()).spawn(move || drop(watches)).ok()
     }
 
     /// The windows that they are in.

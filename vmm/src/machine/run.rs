@@ -86,7 +86,7 @@ fn execute(
     deadline: Option<Instant>,
     given: &Given,
 ) -> (End, Vec<OriginUse>) {
-    let Machine { vcpus, board, output, ending, files, ram } = machine;
+    let Machine { vcpus, board, output, ending, mut files, ram } = machine;
     let watch = Watch::new(&ram, files.windows(), &ending).map_err(|source| {
         let what = "a signal handler";
         ending.report(End::Failure(MachineError::Host { what, source }));
@@ -108,6 +108,7 @@ fn execute(
         }
         Err(error) => ending.report(End::Failure(error)),
     }
+    let unwatched = files.stop_watching();
     // Requests that devices took from the guest are finished before its memory goes.
     board.stop();
     output.finish();
@@ -115,7 +116,13 @@ fn execute(
     let end = ending.take().map(|end| name_loss(end, watch.as_ref().ok(), &files));
     drop(watch);
     drop(files);
+    drop(board);
     drop(ram);
+    if let Some(unwatched) = unwatched
+        && unwatched.join().is_err()
+    {
+        tracing::error!("the thread that ends watches of files panicked");
+    }
     (end.unwrap_or(End::Crash { detail: "no reason was reported".into(), help: None }), held)
 }
 
