@@ -2,7 +2,9 @@
 
 use rustix::fs::{Gid, Uid};
 use rustix::io::Errno;
-use rustix::thread::{set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    CapabilitySet, capabilities, set_capabilities, set_thread_res_gid, set_thread_res_uid,
+};
 
 use super::messages::Result;
 use super::{IdRange, Ids};
@@ -86,6 +88,11 @@ impl Translation {
         if uid != self.uid {
             set_thread_res_uid(None::<Uid>, Some(Uid::from_raw(uid)), None::<Uid>)?;
             acting.uid = Some(self.uid);
+            // Whether the user may is for the guest's kernel to say, which knows all groups of
+            // the user. Everything else is done with this right as well.
+            let mut sets = capabilities(None)?;
+            sets.effective |= sets.permitted & CapabilitySet::DAC_OVERRIDE;
+            set_capabilities(None, sets)?;
         }
         Ok(acting)
     }

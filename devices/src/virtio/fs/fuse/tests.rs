@@ -8,3 +8,4 @@ mod hostile;
 mod locking;
 mod mapping;
 mod model;
+mod mounts;

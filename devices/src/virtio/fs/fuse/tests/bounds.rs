@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 
 use super::super::messages::{Opcode, ROOT};
 use super::super::{FsOptions, Limits};
@@ -60,6 +61,37 @@ fn descriptors_are_closed_and_opened_again() {
         assert_eq!(client.attributes(node), Err(libc::ESTALE));
     }
     assert_eq!(client.server.inodes.counts(), (1, 0));
+}
+
+#[test]
+fn threads_may_use_and_forget_the_same_files() {
+    let folder = tempfile::tempdir().unwrap();
+    fill(folder.path(), 24);
+    // Fewer descriptors than files, where that works.
+    let few = rustix::process::geteuid().is_root();
+    let client = limited(folder.path(), |limits| {
+        if few {
+            limits.descriptors = 4;
+        }
+    });
+    thread::scope(|scope| {
+        for start in 0..4 {
+            let client = &client;
+            scope.spawn(move || {
+                for round in 0..2000 {
+                    let number = ((start + round) % 24).to_string();
+                    let node = client.lookup(ROOT, &number).unwrap();
+                    let handle = client.open(node, libc::O_RDONLY).unwrap();
+                    assert_eq!(client.read(handle, 0, 9), Ok(number.into_bytes()));
+                    assert!(client.attributes(node).is_ok());
+                    client.release(handle);
+                    client.forget(node, 1);
+                }
+            });
+        }
+    });
+    assert_eq!(client.server.inodes.counts(), (1, 0));
+    assert_eq!(client.server.handles.len(), 0);
 }
 
 #[test]

@@ -261,7 +261,8 @@ fn what_users_of_the_guest_make_is_theirs() {
         return;
     }
     let (folder, mut client) = share();
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    // The guest's kernel has checked: the user may write there by a group that is not told.
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o770)).unwrap();
     client.who = 1234;
     client.create(ROOT, "file", libc::O_RDWR).unwrap();
     client.make_folder(ROOT, "folder").unwrap();
@@ -270,6 +271,7 @@ fn what_users_of_the_guest_make_is_theirs() {
         assert_eq!((made.uid(), made.gid()), (1234, 1234));
     }
     assert!(rustix::process::geteuid().is_root());
+    assert!(client.create(ROOT, "file2", libc::O_RDWR).is_ok());
     // The set-group bit of a folder decides.
     client.who = 0;
     let shared = client.make_folder(ROOT, "shared").unwrap();
@@ -278,6 +280,17 @@ fn what_users_of_the_guest_make_is_theirs() {
     client.create(shared, "file", libc::O_RDWR).unwrap();
     let made = fs::metadata(folder.path().join("shared/file")).unwrap();
     assert_eq!((made.uid(), made.gid()), (1234, 99));
+    // Numbers of a range.
+    let range = super::super::IdRange { guest: 0, host: 100_000, count: 2000 };
+    let mut options = writable(folder.path());
+    options.ids = Ids::Range(range);
+    let mut mapped = Client::new(options);
+    mapped.who = 5;
+    let (node, _) = mapped.create(ROOT, "mapped", libc::O_RDWR).unwrap();
+    assert_eq!(u32_at(&mapped.attributes(node).unwrap(), 68), 5);
+    assert_eq!(fs::metadata(folder.path().join("mapped")).unwrap().uid(), 100_005);
+    mapped.who = 3000;
+    assert_eq!(mapped.make_folder(ROOT, "none"), Err(libc::EOVERFLOW));
     // Where numbers are squashed, all is this process'.
     let squash = Client::new(FsOptions { ids: Ids::Squash, ..writable(folder.path()) });
     let node = squash.lookup(ROOT, "file").unwrap();
