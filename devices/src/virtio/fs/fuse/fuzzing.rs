@@ -258,7 +258,7 @@ mod tests {
     fn what_the_fuzzer_begins_with_works() {
         for seed in fuse_seeds() {
             fuse(&seed);
-            for cut in 0..seed.len() {
+            for cut in (0..seed.len()).step_by(7) {
                 fuse(&seed[..cut]);
             }
         }

@@ -131,16 +131,30 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What suits the number of descriptors that this process may have (`RLIMIT_NOFILE`).
+    /// What suits the number of descriptors that this process may have (`RLIMIT_NOFILE`), for its
+    /// only share; see [`Limits::divided`].
     pub fn of_process() -> Limits {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         let limit = limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
         Limits {
-            descriptors: (limit / 4).min(4096),
+            descriptors: (limit / 2).min(1 << 16),
             inodes: 1 << 20,
             handles: (limit / 4).min(8192),
             locks: (limit / 16).min(1024),
             mapped: (limit / 16).min(1024),
+        }
+    }
+
+    /// What each of several shares may have of it.
+    #[must_use]
+    pub fn divided(self, shares: usize) -> Limits {
+        let part = |whole: usize| (whole / shares.max(1)).max(1);
+        Limits {
+            descriptors: part(self.descriptors),
+            inodes: part(self.inodes),
+            handles: part(self.handles),
+            locks: part(self.locks),
+            mapped: part(self.mapped),
         }
     }
 }

@@ -175,6 +175,8 @@ fn owners_of_locks_are_bounded() {
 fn what_cannot_be_shared_is_told() {
     let folder = tempfile::tempdir().unwrap();
     fill(folder.path(), 1);
+    let limits = Limits::of_process();
+    assert_eq!(limits.divided(2).handles, limits.handles / 2);
     for name in ["0", "none"] {
         let path = folder.path().join(name);
         let error = super::super::Server::new(FsOptions::new(&path)).err().unwrap();
