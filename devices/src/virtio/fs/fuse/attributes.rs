@@ -32,6 +32,8 @@ mod valid {
 
 /// `FUSE_ATTR_DAX`.
 const ATTR_DAX: u32 = 1 << 1;
+/// How often a name is looked up when others rename meanwhile.
+const FIND_TRIES: u32 = 64;
 /// `FUSE_GETATTR_FH`.
 const GETATTR_FH: u32 = 1 << 0;
 
@@ -68,13 +70,14 @@ impl Server {
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let folder = self.inodes.descriptor(folder)?;
-        loop {
+        for _ in 0..FIND_TRIES {
             match openat2(&folder, name, flags, Mode::empty(), resolve) {
                 // Somebody renames something right now.
                 Err(Errno::AGAIN | Errno::INTR) => {}
                 result => return result,
             }
         }
+        Err(Errno::AGAIN)
     }
 
     pub(super) fn put_entry(&self, inode: &Inode, status: &Statx, body: &mut Body) {
