@@ -163,6 +163,8 @@ impl FileId {
 
 /// What the memfd of guest RAM is called among mappings (memshare's `ram/place.rs`).
 const RAM: &str = "/memfd:cohort-ram (deleted)";
+/// More than any program is long in memory.
+const PROGRAM_LEN: u64 = 1 << 30;
 /// What a copy of a file in memory is called (memshare's `share/copy.rs`).
 const COPY: &str = "/memfd:cohort-copy (deleted)";
 
@@ -171,6 +173,8 @@ pub(super) struct Classifier<'a> {
     given: &'a Given,
     /// The file of the program.
     program: Option<FileId>,
+    /// Where its code is.
+    code: Vec<u64>,
     /// Where guest RAM is mapped.
     ram: Vec<Range<u64>>,
 }
@@ -197,7 +201,9 @@ impl<'a> Classifier<'a> {
                 ram.push(range);
             }
         }
-        Classifier { given, program, ram }
+        let code = mappings.iter().filter(|mapping| mapping.executable && mapping.file == program);
+        let code = code.map(|mapping| mapping.start).collect();
+        Classifier { given, program, code, ram }
     }
 
     /// What the file of `mapping` is called: as it was given, where it is a copy in memory.
@@ -237,6 +243,8 @@ impl<'a> Classifier<'a> {
             None if in_ram => Origin::Memory,
             // The kernel's mapped file is another than the one given where that was unpacked.
             Some(file) if in_ram => given(file).map_or(Origin::Kernel, |given| given.origin),
+            // Its file can be given to the guest as well, which is mapped elsewhere.
+            Some(file) if self.program == Some(file) && self.is_by_code(mapping) => Origin::Program,
             Some(file) => match given(file) {
                 Some(given) => given.origin,
                 None => self.file(file, mapping),
@@ -244,6 +252,12 @@ impl<'a> Classifier<'a> {
             None if mapping.name.starts_with("[v") => Origin::Program,
             None => Origin::Heap,
         }
+    }
+
+    /// Whether a mapping of the program's file is where the program is. The kernel puts programs
+    /// far from everything else that is mapped.
+    fn is_by_code(&self, mapping: &Mapping) -> bool {
+        self.code.iter().any(|code| code.abs_diff(mapping.start) < PROGRAM_LEN)
     }
 
     fn file(&self, file: FileId, mapping: &Mapping) -> Origin {

@@ -61,6 +61,8 @@ pub struct Mapping {
     pub start: u64,
     /// Address behind the last.
     pub end: u64,
+    /// Whether code in it can be executed.
+    pub executable: bool,
     /// Where in the file it begins, in bytes.
     pub offset: u64,
     /// What file is mapped, if any.
@@ -137,7 +139,7 @@ pub fn read(mut from: impl BufRead) -> io::Result<Vec<Mapping>> {
 fn head(line: &str) -> Option<Mapping> {
     let (range, rest) = line.split_once(' ')?;
     let (start, end) = range.split_once('-')?;
-    let (_permissions, rest) = rest.split_once(' ')?;
+    let (permissions, rest) = rest.split_once(' ')?;
     let (offset, rest) = rest.split_once(' ')?;
     let (device, rest) = rest.split_once(' ')?;
     let (major, minor) = device.split_once(':')?;
@@ -150,6 +152,7 @@ fn head(line: &str) -> Option<Mapping> {
     Some(Mapping {
         start: hex(start)?,
         end: hex(end)?,
+        executable: permissions.contains('x'),
         offset: hex(offset)?,
         file: (inode != 0).then_some(file),
         name: name.trim_start_matches(' ').to_owned(),

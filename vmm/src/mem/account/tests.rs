@@ -7,7 +7,7 @@ use super::*;
 fn mapping(inode: u64, name: &str, rss_kib: u64) -> Mapping {
     let file = (inode != 0).then_some(FileId { major: 1, minor: 2, inode });
     let sizes = Sizes { rss_kib, pss_kib: rss_kib, private_kib: rss_kib, ..Sizes::default() };
-    Mapping { start: 0, end: 0, offset: 0, file, name: name.to_owned(), sizes }
+    Mapping { start: 0, end: 0, executable: false, offset: 0, file, name: name.to_owned(), sizes }
 }
 
 fn sum(parts: &[Part]) -> Sizes {

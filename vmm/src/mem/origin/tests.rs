@@ -63,6 +63,24 @@ fn mappings_are_told_apart_by_what_the_guest_was_given() {
 }
 
 #[test]
+fn the_program_as_a_guests_memory_is_not_the_program() {
+    let text = "5598bba7d000-5598bbb7d000 r--p 00000000 fe:00 247030 /usr/bin/cohort\n\
+                5598bbb7d000-5598bbf7d000 r-xp 00100000 fe:00 247030 /usr/bin/cohort\n\
+                5598bc000000-5598bc020000 rw-p 00500000 fe:00 247030 /usr/bin/cohort\n\
+                7f1e40000000-7f1e40600000 rw-p 00000000 fe:00 247030 /usr/bin/cohort\n";
+    let mappings = smaps::read(text.as_bytes()).unwrap();
+    let origins = |given: &Given| -> Vec<Origin> {
+        let classifier = Classifier::new(given, Some(PROGRAM), &mappings);
+        mappings.iter().map(|mapping| classifier.origin(mapping)).collect()
+    };
+    let files = vec![GivenFile { file: Some(PROGRAM), ..file(Origin::Pmem, "/usr/bin/cohort", 0) }];
+    let (program, pmem) = (Origin::Program, Origin::Pmem);
+    assert_eq!(origins(&Given { files, ..Given::default() }), [program, program, program, pmem]);
+    // Not given, it can be but the program.
+    assert_eq!(origins(&Given::default()), [program; 4]);
+}
+
+#[test]
 fn copies_of_a_file_count_as_the_file() {
     let text = "7f00-7f10 r--p 0 00:01 70 /memfd:cohort-copy (deleted)\n\
                 7f20-7f30 r--p 0 00:01 71 /memfd:cohort-copy (deleted)\n\
