@@ -21,6 +21,7 @@ use super::disk::{self, Opened};
 use super::ending::Ending;
 use super::irq::Interrupts;
 use super::layout;
+use super::memory::Slots;
 use super::pmem::Files;
 use super::vcpu::Buses;
 use crate::spec::{ConsoleInput as InputChoice, VmSpec};
@@ -41,6 +42,7 @@ pub(super) struct Connections<'a> {
     pub(super) ending: &'a Arc<Ending>,
     pub(super) interrupts: &'a Arc<Interrupts>,
     pub(super) memory: &'a MemoryHandle,
+    pub(super) slots: &'a Arc<Slots>,
     /// The PCI memory window above 4 GiB.
     pub(super) mmio64: Range<u64>,
     /// The files in guest memory.

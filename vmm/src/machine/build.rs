@@ -19,6 +19,7 @@ use super::cpuid::Template;
 use super::ending::Ending;
 use super::irq::Interrupts;
 use super::kvm::Hypervisor;
+use super::memory::Slots;
 use super::pmem::Files;
 use super::vcpu::{Buses, Vcpu};
 use super::{MachineError, acpi, layout, memory, regs, reset_vector};
@@ -32,6 +33,8 @@ pub(super) struct Machine {
     pub(super) output: Output,
     pub(super) ending: Arc<Ending>,
     pub(super) files: Files,
+    /// Where memory is for the guest; they go before what is there.
+    pub(super) slots: Arc<Slots>,
     /// Dropped last: virtual CPUs and devices use it.
     pub(super) ram: GuestRam,
 }
@@ -56,12 +59,13 @@ impl Machine {
 
         let ram = GuestRam::new(spec.memory, layout::LOW_RAM_END, layout::HIGH_RAM_START)?;
         let mmio64 = pci_window(&ram, cpuid.address_bits())?;
-        memory::attach(&hypervisor.vm, &ram)?;
+        let slots = Slots::new(hypervisor.vm.clone());
+        memory::attach(&slots, &ram)?;
 
         let ending = Arc::new(Ending::new()?);
         // Before devices are made, whose view of guest memory is that of their start.
         let behind = (mmio64.end, cpuid.address_bits());
-        let files = Files::place(spec, sealed, (&hypervisor.vm, &ram), behind, &ending)?;
+        let files = Files::place(spec, sealed, (&slots, &ram), behind, &ending)?;
         let output = Output::new(console, ending.clone())?;
         let interrupts = Arc::new(Interrupts::new(hypervisor.vm.clone()));
         let connections = Connections {
@@ -69,6 +73,7 @@ impl Machine {
             ending: &ending,
             interrupts: &interrupts,
             memory: ram.memory(),
+            slots: &slots,
             mmio64: mmio64.clone(),
             files: &files,
         };
@@ -88,7 +93,7 @@ impl Machine {
         })?;
         let vcpus = vcpus(&hypervisor, &cpuid, &ram, entry, board.buses(), &ending)?;
         tracing::debug!(elapsed = ?started.elapsed(), ?placement, ?entry, "machine built");
-        Ok(Machine { vcpus, board, output, ending, files, ram })
+        Ok(Machine { vcpus, board, output, ending, files, slots, ram })
     }
 }
 

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use devices::virtio::pmem::Pmem;
-use kvm_ioctls::VmFd;
 use memshare::{
     Access, Changed, Domain, GuestRam, Mapped, PAGE_SIZE, SharedRegion, Watch, Window, from_sealed,
     private_copy, sealed_copy,
@@ -21,7 +20,8 @@ use memshare::{
 use vm_memory::GuestAddress;
 
 use super::ending::{End, Ending};
-use super::{MachineError, memory};
+use super::memory::{self, Slots};
+use super::MachineError;
 use crate::spec::{OnChange, PmemMode, PmemSpec, VmSpec};
 
 /// Device memory starts and ends at multiples of this, so that a host and a guest that map it by
@@ -53,7 +53,7 @@ impl Files {
     pub(super) fn place(
         spec: &VmSpec,
         mut sealed: BTreeMap<usize, OwnedFd>,
-        (vm, ram): (&VmFd, &GuestRam),
+        (slots, ram): (&Slots, &GuestRam),
         (from, address_bits): (u64, u8),
         ending: &Arc<Ending>,
     ) -> Result<Files, MachineError> {
@@ -82,7 +82,7 @@ impl Files {
             let all = window.range(0, len).ok_or_else(too_large)?;
             window.map(all, &region, 0, access).map_err(fail)?;
             ram.add_window(GuestAddress(range.start), &window)?;
-            memory::attach_window(vm, ram, number, range.start, &window, pmem.mode)?;
+            memory::attach_window(slots, range.start, &window, pmem.mode)?;
             if pmem.on_change != OnChange::Ignore && region.identity().digest.is_none() {
                 let on = on_change(pmem.on_change, ending);
                 files.watches.push(Watch::new(vec![Arc::clone(&region)], on).map_err(fail)?);

@@ -86,7 +86,7 @@ fn execute(
     deadline: Option<Instant>,
     given: &Given,
 ) -> (End, Vec<OriginUse>) {
-    let Machine { vcpus, board, output, ending, mut files, ram } = machine;
+    let Machine { vcpus, board, output, ending, mut files, slots, ram } = machine;
     let watch = Watch::new(&ram, files.windows(), &ending).map_err(|source| {
         let what = "a signal handler";
         ending.report(End::Failure(MachineError::Host { what, source }));
@@ -117,6 +117,7 @@ fn execute(
     drop(watch);
     drop(files);
     drop(board);
+    drop(slots);
     drop(ram);
     if let Some(unwatched) = unwatched
         && unwatched.join().is_err()
