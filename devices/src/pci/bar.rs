@@ -49,6 +49,11 @@ impl Bar {
         self.reachable(base) != self.at
     }
 
+    /// Whether a window at `base` would answer.
+    pub fn is_reachable(&self, base: u64) -> bool {
+        self.reachable(Some(base)).is_some()
+    }
+
     fn reachable(&self, base: Option<u64>) -> Option<u64> {
         base.filter(|&base| self.windows.contain(base, self.len))
     }

@@ -54,6 +54,16 @@ pub enum PciError {
         /// Size of the queue.
         size: u16,
     },
+    /// The memory that the device shares with its driver cannot be made the guest's.
+    #[error("cannot show the guest the memory of {name} at {at:#x}")]
+    Window {
+        /// Which memory.
+        name: String,
+        /// At which guest-physical address.
+        at: u64,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The hypervisor cannot provide interrupt vectors.
     #[error("cannot reserve {vectors} interrupt vectors")]
     Vectors {
@@ -70,6 +80,10 @@ impl PciError {
         match self {
             PciError::Full => Some("give the guest fewer devices".to_owned()),
             PciError::Queues { .. } => Some("give the device fewer queues".to_owned()),
+            PciError::NoMemory { .. } => Some(
+                "give the guest fewer shares, or smaller windows for them, with dax=SIZE or dax=off"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -107,8 +121,13 @@ impl PciBus {
     ) -> Result<Slot, PciError> {
         let at = self.functions.iter().position(Option::is_none).ok_or(PciError::Full)?;
         let number = u8::try_from(at).map_err(|_| PciError::Full)?;
-        let base = self.allocate(VirtioPci::WINDOW_LEN)?;
-        let function = VirtioPci::new(device, memory, platform, self.windows.clone(), base)?;
+        let base = self.allocate(VirtioPci::WINDOW_LEN, false)?;
+        let memory_base = match VirtioPci::memory_len(&*device) {
+            Some(len) => self.allocate(len, true)?,
+            None => 0,
+        };
+        let windows = self.windows.clone();
+        let function = VirtioPci::new(device, memory, platform, windows, base, memory_base)?;
         self.functions[at] = Some(function);
         Ok(Slot(number))
     }
@@ -133,8 +152,10 @@ impl PciBus {
         self.functions.get(usize::from(device))?.clone()
     }
 
-    fn allocate(&mut self, len: u64) -> Result<u64, PciError> {
-        for free in &mut self.free {
+    /// Gives out addresses. Windows of devices' registers go below 4 GiB as long as there is room,
+    /// memory does not: there is little.
+    fn allocate(&mut self, len: u64, memory: bool) -> Result<u64, PciError> {
+        for free in self.free.iter_mut().skip(usize::from(memory)) {
             let start = free.start.checked_next_multiple_of(len);
             let end = start.and_then(|start| start.checked_add(len));
             if let (Some(start), Some(end)) = (start, end)

@@ -20,6 +20,9 @@ const CAPABILITY_POINTER: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3C;
 const FIRST_CAPABILITY: usize = 0x40;
 
+/// Bits of a base address register.
+const MEMORY_64_BIT: u64 = 0b100;
+const MEMORY_PREFETCHABLE: u64 = 0b1000;
 const COMMAND_BUS_MASTER: u16 = 1 << 2;
 const COMMAND_PARITY: u16 = 1 << 6;
 const COMMAND_SERR: u16 = 1 << 8;
@@ -76,9 +79,17 @@ impl ConfigSpace {
     /// Makes `index` and the one after it a 64-bit memory base address register for a window of
     /// `len` bytes, a power of two of 16 or more, at first at `address`.
     pub fn add_memory_bar(&mut self, index: usize, address: u64, len: u64) {
-        const MEMORY_64_BIT: u64 = 0b100;
+        self.add_bar(index, address | MEMORY_64_BIT, len);
+    }
+
+    /// The same for memory without side effects, which processors may read ahead and keep.
+    pub fn add_prefetchable_bar(&mut self, index: usize, address: u64, len: u64) {
+        self.add_bar(index, address | MEMORY_64_BIT | MEMORY_PREFETCHABLE, len);
+    }
+
+    fn add_bar(&mut self, index: usize, value: u64, len: u64) {
         let at = BAR_0 + 4 * index;
-        self.set(at, &(address | MEMORY_64_BIT).to_le_bytes());
+        self.set(at, &value.to_le_bytes());
         self.permit(at, &(!(len - 1)).to_le_bytes());
     }
 
@@ -177,6 +188,10 @@ mod tests {
         assert_eq!(space.memory_bar(0), 0x1_D123_0000);
         space.write(BAR_0 + 8, &[0xFF; 16]);
         assert_eq!(space.get(BAR_0 + 8), [0; 16], "bars that do not exist");
+        space.add_prefetchable_bar(2, 0x8_0000_0000, 1 << 33);
+        space.write(BAR_0 + 8, &[0xFF; 8]);
+        assert_eq!(u64::from_le_bytes(space.get(BAR_0 + 8)), !((1 << 33) - 1) | 0b1100);
+        assert_eq!(space.memory_bar(2), !((1 << 33) - 1));
     }
 
     #[test]

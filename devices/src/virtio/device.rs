@@ -8,6 +8,7 @@ use memshare::MemoryHandle;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::queue::{Queue, QueueState};
+use super::shared_memory::SharedMemory;
 
 /// What kind of device a driver sees (virtio 1.3, 5).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,10 @@ pub trait VirtioDevice: Send {
     /// them are offered.
     fn ring_features(&self) -> u64 {
         u64::MAX
+    }
+    /// The region of memory that the device shares with its driver, if it has one. It never changes.
+    fn shared_memory(&self) -> Option<&SharedMemory> {
+        None
     }
     /// Fills `out` with device configuration from `offset` on; beyond its end with zeroes.
     fn read_config(&self, offset: usize, out: &mut [u8]);

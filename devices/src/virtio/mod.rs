@@ -16,6 +16,7 @@ pub mod queue;
 pub mod rng;
 pub mod scsi;
 mod serve;
+pub mod shared_memory;
 mod tokens;
 pub mod vhost_user;
 mod worker;
@@ -24,3 +25,4 @@ pub use device::{
     ActivateError, Activation, DeviceInfo, DeviceType, StartedQueue, Transport, VirtioDevice,
 };
 pub use queue::QueueState;
+pub use shared_memory::{SharedMemory, WindowPlacer};

@@ -10,6 +10,7 @@ use vm_memory::GuestAddressSpace;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::common::{CommonConfig, Effect};
+use super::memory::{self, MemoryBar};
 use super::shared::Shared;
 use super::window::{self, Part, access};
 use crate::bus::BusDevice;
@@ -41,6 +42,8 @@ pub struct VirtioPci {
     platform: Arc<dyn Platform>,
     config: ConfigSpace,
     bar: Bar,
+    /// Where the region of memory is that the device shares with its driver.
+    memory_bar: Option<MemoryBar>,
     common: CommonConfig,
     shared: Arc<Shared>,
     /// Where the MSI-X and window access capabilities are.
@@ -58,13 +61,15 @@ impl VirtioPci {
     /// Bytes of the register window.
     pub const WINDOW_LEN: u64 = window::LEN;
 
-    /// A function for `device`, whose window is at `base` once the guest enables it.
+    /// A function for `device`, whose window is at `base` once the guest enables it. The memory
+    /// that the device shares, if it does, is at `memory_base` from the start.
     pub fn new(
         device: Box<dyn VirtioDevice>,
         memory: MemoryHandle,
         platform: Arc<dyn Platform>,
         windows: Windows,
         base: u64,
+        memory_base: u64,
     ) -> Result<Arc<Mutex<VirtioPci>>, PciError> {
         let info = device.info();
         let queues = info.queue_sizes.len();
@@ -97,6 +102,16 @@ impl VirtioPci {
         // There is room for all of them: they are the same for every device.
         let msix_at = config.add_capability(msix::CAPABILITY, &body, &writable).unwrap_or(0);
         let access_at = window::add_capabilities(&mut config, queues).unwrap_or(0);
+        let memory_bar = match device.shared_memory() {
+            Some(shared) => {
+                let bar = MemoryBar::new(shared.clone(), windows.clone(), memory_base)?;
+                let index = usize::from(memory::BAR);
+                config.add_prefetchable_bar(index, memory_base, memory::bar_len(shared));
+                window::add_shared_memory(&mut config, memory::BAR, shared.id, shared.window.len());
+                Some(bar)
+            }
+            None => None,
+        };
         let offered = info.features | TRANSPORT_FEATURES & device.ring_features();
         let common = CommonConfig::new(offered, &info.queue_sizes);
         Ok(Arc::new_cyclic(|this| {
@@ -106,6 +121,7 @@ impl VirtioPci {
                 platform,
                 config,
                 bar: Bar::new(windows, window::LEN),
+                memory_bar,
                 common,
                 shared: Arc::new(Shared::new(msix, queues)),
                 msix_at,
@@ -116,6 +132,11 @@ impl VirtioPci {
                 device,
             })
         }))
+    }
+
+    /// Addresses that the memory of `device` takes, if it shares any with its driver.
+    pub(crate) fn memory_len(device: &dyn VirtioDevice) -> Option<u64> {
+        device.shared_memory().map(memory::bar_len)
     }
 
     /// Brings window, doorbells and interrupts in line with configuration space.
@@ -131,6 +152,10 @@ impl VirtioPci {
             }
             let this: Arc<Mutex<dyn BusDevice>> = this;
             self.bar.place(base, &this);
+        }
+        if let Some(bar) = &mut self.memory_bar {
+            let decoding = self.config.command() & COMMAND_MEMORY != 0;
+            bar.follow(self.config.memory_bar(usize::from(memory::BAR)), decoding);
         }
         self.attach_doorbells();
     }

@@ -9,11 +9,15 @@
 //! 0x5000  MSI-X pending bits
 //! ```
 //!
+//! A region of shared memory (2.10) is a second window, of memory that virtual CPUs reach without a
+//! stop: [memory].
+//!
 //! Configuration space names these parts in vendor capabilities, one of which (4.1.4.9) gives
 //! access to the window for those who cannot reach it otherwise.
 
 mod common;
 mod function;
+mod memory;
 mod shared;
 #[cfg(test)]
 mod tests;

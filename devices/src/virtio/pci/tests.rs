@@ -1,4 +1,4 @@
-mod machine;
+pub(super) mod machine;
 
 use std::sync::{Arc, Mutex};
 
@@ -19,10 +19,10 @@ use crate::virtio::driver::{MEMORY, memory};
 use crate::virtio::queue::QueueState;
 use machine::{Machine, Probe};
 
-const MMIO32: std::ops::Range<u64> = 0xC000_0000..0xE000_0000;
-const MMIO64: std::ops::Range<u64> = 0x80_0000_0000..0x90_0000_0000;
-const ECAM: u64 = 0xE000_0000;
-const CONFIG: u64 = ECAM + (1 << 15);
+pub(super) const MMIO32: std::ops::Range<u64> = 0xC000_0000..0xE000_0000;
+pub(super) const MMIO64: std::ops::Range<u64> = 0x80_0000_0000..0x90_0000_0000;
+pub(super) const ECAM: u64 = 0xE000_0000;
+pub(super) const CONFIG: u64 = ECAM + (1 << 15);
 
 const DEVICE_FEATURE: u64 = 0x20;
 const VERSION_1: u64 = 1 << 32;

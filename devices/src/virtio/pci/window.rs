@@ -13,6 +13,8 @@ pub(super) const MAX_QUEUES: usize = 255;
 
 /// Vendor-specific capability.
 const VENDOR: u8 = 0x09;
+/// `cfg_type` of a region of shared memory.
+const SHARED_MEMORY: u8 = 8;
 /// Largest device configuration.
 const PART_LEN: u64 = 0x1000;
 
@@ -99,6 +101,40 @@ pub(super) fn add_capabilities(config: &mut ConfigSpace, queues: usize) -> Optio
     writable[access::BAR - 2] = 0xFF;
     writable[access::OFFSET - 2..].fill(0xFF);
     config.add_capability(VENDOR, &body, &writable)
+}
+
+/// Appends the capability of a region of shared memory (virtio 1.3, 4.1.4.7): the first `len`
+/// bytes of base address register `bar`.
+pub(super) fn add_shared_memory(config: &mut ConfigSpace, bar: u8, id: u8, len: u64) {
+    // The upper halves of offset and length stand behind the lower ones.
+    let [l0, l1, l2, l3, h0, h1, h2, h3] = len.to_le_bytes();
+    let capability_len = 24;
+    let body = [
+        capability_len,
+        SHARED_MEMORY,
+        bar,
+        id,
+        0,
+        0, // a padding of two bytes
+        0,
+        0,
+        0,
+        0,
+        l0,
+        l1,
+        l2,
+        l3,
+        0,
+        0,
+        0,
+        0,
+        h0,
+        h1,
+        h2,
+        h3,
+    ];
+    // There is room: the capabilities are the same for every device, and this is the last.
+    config.add_capability(VENDOR, &body, &[]);
 }
 
 /// What follows number and next pointer: length, type, BAR, id, padding, offset, length.

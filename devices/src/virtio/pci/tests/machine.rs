@@ -10,15 +10,18 @@ use crate::power::tests::Events;
 
 /// What was done to a [`Probe`].
 #[derive(Default)]
-pub(super) struct Record {
-    pub(super) activation: Option<Activation>,
-    pub(super) starts: usize,
-    pub(super) config: [u8; 8],
-    pub(super) refuse: bool,
+pub(in super::super) struct Record {
+    pub(in super::super) activation: Option<Activation>,
+    pub(in super::super) starts: usize,
+    pub(in super::super) config: [u8; 8],
+    pub(in super::super) refuse: bool,
 }
 
 /// A device with three queues that keeps what it is started with.
-pub(super) struct Probe(pub(super) DeviceInfo, pub(super) Arc<Mutex<Record>>);
+pub(in super::super) struct Probe(
+    pub(in super::super) DeviceInfo,
+    pub(in super::super) Arc<Mutex<Record>>,
+);
 
 impl VirtioDevice for Probe {
     fn info(&self) -> &DeviceInfo {
@@ -52,31 +55,42 @@ impl VirtioDevice for Probe {
     }
 }
 
-pub(super) struct Machine {
-    pub(super) mmio: Arc<Bus>,
-    pub(super) pci: Arc<Mutex<PciBus>>,
-    pub(super) platform: Arc<FakePlatform>,
-    pub(super) record: Arc<Mutex<Record>>,
-    pub(super) ports: Bus,
-    pub(super) memory: MemoryHandle,
-    pub(super) window: u64,
+/// What a [`Probe`] is.
+pub(in super::super) fn info() -> DeviceInfo {
+    DeviceInfo {
+        id: DeviceType::Entropy,
+        queue_sizes: vec![256, 64, 2],
+        features: DEVICE_FEATURE,
+        external_backend: false,
+    }
+}
+
+pub(in super::super) struct Machine {
+    pub(in super::super) mmio: Arc<Bus>,
+    pub(in super::super) pci: Arc<Mutex<PciBus>>,
+    pub(in super::super) platform: Arc<FakePlatform>,
+    pub(in super::super) record: Arc<Mutex<Record>>,
+    pub(in super::super) ports: Bus,
+    pub(in super::super) memory: MemoryHandle,
+    pub(in super::super) window: u64,
 }
 
 impl Machine {
-    pub(super) fn new() -> Machine {
+    pub(in super::super) fn new() -> Machine {
+        let record = Arc::new(Mutex::new(Record::default()));
+        Machine::of(Box::new(Probe(info(), record.clone())), record)
+    }
+
+    /// With a device that keeps its record there.
+    pub(in super::super) fn of(
+        device: Box<dyn VirtioDevice>,
+        record: Arc<Mutex<Record>>,
+    ) -> Machine {
         let mmio = Arc::new(Bus::new("memory"));
         let pci = Arc::new(Mutex::new(PciBus::new(mmio.clone(), MMIO32, MMIO64)));
         let platform = Arc::new(FakePlatform::default());
-        let record = Arc::new(Mutex::new(Record::default()));
-        let info = DeviceInfo {
-            id: DeviceType::Entropy,
-            queue_sizes: vec![256, 64, 2],
-            features: DEVICE_FEATURE,
-            external_backend: false,
-        };
         let memory = memory();
-        let probe = Box::new(Probe(info, record.clone()));
-        let slot = lock(&pci).add_virtio(probe, memory.clone(), platform.clone()).unwrap();
+        let slot = lock(&pci).add_virtio(device, memory.clone(), platform.clone()).unwrap();
         assert_eq!(slot.to_string(), "00:01.0");
         mmio.insert(ECAM, 1 << 20, Arc::new(Mutex::new(Ecam::new(pci.clone())))).unwrap();
         let ports = Bus::new("ports");
@@ -88,34 +102,34 @@ impl Machine {
         machine
     }
 
-    pub(super) fn read<const N: usize>(&self, address: u64) -> [u8; N] {
+    pub(in super::super) fn read<const N: usize>(&self, address: u64) -> [u8; N] {
         let mut data = [0; N];
         self.mmio.read(address, &mut data);
         data
     }
 
-    pub(super) fn write<const N: usize>(&self, address: u64, data: [u8; N]) {
+    pub(in super::super) fn write<const N: usize>(&self, address: u64, data: [u8; N]) {
         self.mmio.write(address, &data);
     }
 
-    pub(super) fn bar(&self) -> u64 {
+    pub(in super::super) fn bar(&self) -> u64 {
         u64::from_le_bytes(self.read(CONFIG + 0x10)) & !0xF
     }
 
-    pub(super) fn set_bar(&self, address: u64) {
+    pub(in super::super) fn set_bar(&self, address: u64) {
         self.write(CONFIG + 0x10, address.to_le_bytes());
     }
 
-    pub(super) fn status(&self) -> u8 {
+    pub(in super::super) fn status(&self) -> u8 {
         self.read::<1>(self.window + COMMON + 0x14)[0]
     }
 
-    pub(super) fn set_status(&self, status: u8) -> u8 {
+    pub(in super::super) fn set_status(&self, status: u8) -> u8 {
         self.write(self.window + COMMON + 0x14, [status]);
         self.status()
     }
 
-    pub(super) fn accept(&self, features: u64) -> u8 {
+    pub(in super::super) fn accept(&self, features: u64) -> u8 {
         for select in [0u32, 1] {
             self.write(self.window + COMMON + 8, select.to_le_bytes());
             let half = u32::try_from(features >> (32 * select) & 0xFFFF_FFFF).unwrap();
@@ -124,11 +138,11 @@ impl Machine {
         self.set_status(ACKNOWLEDGE | DRIVER | FEATURES_OK)
     }
 
-    pub(super) fn select(&self, queue: u16) {
+    pub(in super::super) fn select(&self, queue: u16) {
         self.write(self.window + COMMON + 0x16, queue.to_le_bytes());
     }
 
-    pub(super) fn set_up_queue(&self, queue: u16, at: u64) {
+    pub(in super::super) fn set_up_queue(&self, queue: u16, at: u64) {
         self.select(queue);
         for (register, address) in
             [(0x20, at), (0x28, at.wrapping_add(0x2000)), (0x30, at.wrapping_add(0x4000))]
@@ -141,7 +155,7 @@ impl Machine {
     }
 
     /// From reset to ready, with queues 0 and 2.
-    pub(super) fn start(&self) {
+    pub(in super::super) fn start(&self) {
         assert_eq!(self.set_status(0), 0);
         assert_eq!(self.accept(FEATURES), ACKNOWLEDGE | DRIVER | FEATURES_OK);
         self.set_up_queue(0, 0x1_0000);
@@ -150,7 +164,7 @@ impl Machine {
     }
 
     /// Unmasks a vector with a message of its own, and turns MSI-X on.
-    pub(super) fn open_vector(&self, vector: u64) {
+    pub(in super::super) fn open_vector(&self, vector: u64) {
         let entry = self.window + TABLE + 16 * vector;
         self.write(entry, 0xFEE0_0000u32.to_le_bytes());
         self.write(entry + 8, u32::try_from(vector).unwrap().to_le_bytes());
@@ -160,7 +174,7 @@ impl Machine {
     }
 
     /// Where a capability is, by number and virtio's `cfg_type`.
-    pub(super) fn capability(&self, id: u8, cfg_type: Option<u8>) -> Option<u64> {
+    pub(in super::super) fn capability(&self, id: u8, cfg_type: Option<u8>) -> Option<u64> {
         let mut at = self.read::<1>(CONFIG + 0x34)[0];
         while at != 0 {
             let [number, next, _, kind] = self.read(CONFIG + u64::from(at));
@@ -172,11 +186,11 @@ impl Machine {
         None
     }
 
-    pub(super) fn transport(&self) -> Arc<dyn Transport> {
+    pub(in super::super) fn transport(&self) -> Arc<dyn Transport> {
         lock(&self.record).activation.as_ref().unwrap().transport.clone()
     }
 
-    pub(super) fn is_started(&self) -> bool {
+    pub(in super::super) fn is_started(&self) -> bool {
         lock(&self.record).activation.is_some()
     }
 }
