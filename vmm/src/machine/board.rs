@@ -21,9 +21,9 @@ use super::disk::{self, Opened};
 use super::ending::Ending;
 use super::irq::Interrupts;
 use super::layout;
-use super::memory::Slots;
 use super::pmem::Files;
 use super::vcpu::Buses;
+use super::windows::Windows;
 use crate::spec::{ConsoleInput as InputChoice, VmSpec};
 
 /// The devices and the buses they sit on.
@@ -42,7 +42,7 @@ pub(super) struct Connections<'a> {
     pub(super) ending: &'a Arc<Ending>,
     pub(super) interrupts: &'a Arc<Interrupts>,
     pub(super) memory: &'a MemoryHandle,
-    pub(super) slots: &'a Arc<Slots>,
+    pub(super) windows: &'a Arc<Windows>,
     /// The PCI memory window above 4 GiB.
     pub(super) mmio64: Range<u64>,
     /// The files in guest memory.

@@ -22,6 +22,7 @@ use super::kvm::Hypervisor;
 use super::memory::Slots;
 use super::pmem::Files;
 use super::vcpu::{Buses, Vcpu};
+use super::windows::Windows;
 use super::{MachineError, acpi, layout, memory, regs, reset_vector};
 use crate::kernel::{Boot, Entry, Kernel, MemoryKind, MemoryRange};
 use crate::spec::VmSpec;
@@ -36,7 +37,7 @@ pub(super) struct Machine {
     /// Where memory is for the guest; they go before what is there.
     pub(super) slots: Arc<Slots>,
     /// Dropped last: virtual CPUs and devices use it.
-    pub(super) ram: GuestRam,
+    pub(super) ram: Arc<GuestRam>,
 }
 
 impl Machine {
@@ -58,6 +59,7 @@ impl Machine {
         let kernel = Kernel::open(&spec.kernel)?;
 
         let ram = GuestRam::new(spec.memory, layout::LOW_RAM_END, layout::HIGH_RAM_START)?;
+        let ram = Arc::new(ram);
         let mmio64 = pci_window(&ram, cpuid.address_bits())?;
         let slots = Slots::new(hypervisor.vm.clone());
         memory::attach(&slots, &ram)?;
@@ -68,12 +70,13 @@ impl Machine {
         let files = Files::place(spec, sealed, (&slots, &ram), behind, &ending)?;
         let output = Output::new(console, ending.clone())?;
         let interrupts = Arc::new(Interrupts::new(hypervisor.vm.clone()));
+        let windows = Arc::new(Windows::new(&slots, &ram));
         let connections = Connections {
             output: &output,
             ending: &ending,
             interrupts: &interrupts,
             memory: ram.memory(),
-            slots: &slots,
+            windows: &windows,
             mmio64: mmio64.clone(),
             files: &files,
         };

@@ -9,6 +9,7 @@
 //! | `build` | puts the machine together |
 //! | `board`, `disk`, `pmem` | the devices and where they are |
 //! | `kvm`, `memory`, `irq` | the virtual machine, its memory slots, its interrupts |
+//! | `windows` | memory of devices as part of guest memory |
 //! | `cpuid`, `features`, `regs` | what processors are and how they start |
 //! | `vcpu`, `kick`, `crash` | running them, stopping them, explaining their failures |
 //! | `acpi`, `reset_vector` | what the guest's kernel finds in place of a firmware |
@@ -43,6 +44,7 @@ mod run;
 mod startup_pages;
 pub(crate) mod usage;
 mod vcpu;
+mod windows;
 
 #[cfg(test)]
 mod tests;
