@@ -21,6 +21,8 @@ pub enum DeviceType {
     Entropy,
     /// SCSI host.
     Scsi,
+    /// File system.
+    FileSystem,
     /// Persistent memory.
     Pmem,
 }
@@ -33,6 +35,7 @@ impl DeviceType {
             DeviceType::Console => 3,
             DeviceType::Entropy => 4,
             DeviceType::Scsi => 8,
+            DeviceType::FileSystem => 26,
             DeviceType::Pmem => 27,
         }
     }
@@ -40,7 +43,7 @@ impl DeviceType {
     /// PCI base class, subclass and programming interface.
     pub fn pci_class(self) -> (u8, u8, u8) {
         match self {
-            DeviceType::Block => (0x01, 0x80, 0x00),
+            DeviceType::Block | DeviceType::FileSystem => (0x01, 0x80, 0x00),
             DeviceType::Console => (0x07, 0x80, 0x00),
             DeviceType::Entropy => (0xFF, 0x00, 0x00),
             DeviceType::Scsi => (0x01, 0x00, 0x00),

@@ -143,6 +143,32 @@ impl Window {
         from: u64,
         access: Access,
     ) -> Result<(), ShareError> {
+        self.map_some(range, region, from, access, false)
+    }
+
+    /// The same, but also what is beyond the file's end is mapped from it, for the time when the
+    /// file has grown. Until then it is like pages that the file has lost.
+    ///
+    /// # Errors
+    /// As those of [`Window::map`], but for where in the file the range is.
+    pub fn map_ahead(
+        &self,
+        range: WindowRange,
+        region: &Arc<SharedRegion>,
+        from: u64,
+        access: Access,
+    ) -> Result<(), ShareError> {
+        self.map_some(range, region, from, access, true)
+    }
+
+    fn map_some(
+        &self,
+        range: WindowRange,
+        region: &Arc<SharedRegion>,
+        from: u64,
+        access: Access,
+        ahead: bool,
+    ) -> Result<(), ShareError> {
         let path = || region.path().to_path_buf();
         if !from.is_multiple_of(PAGE_SIZE) {
             return Err(ShareError::Unaligned { path: path(), from });
@@ -150,10 +176,13 @@ impl Window {
         // What it is now: a file that others write may have grown.
         let size = region.file().metadata().map_err(ShareError::host("look at", region.path()))?;
         let size = size.len();
-        if from >= size {
+        let len = if ahead {
+            range.len
+        } else if from < size {
+            range.len.min((size - from).next_multiple_of(PAGE_SIZE))
+        } else {
             return Err(ShareError::BeyondFile { path: path(), from, len: size });
-        }
-        let len = range.len.min((size - from).next_multiple_of(PAGE_SIZE));
+        };
         let mut pieces = self.lock();
         let (start, middle, end) = (range.offset, range.offset + len, range.offset + range.len);
         self.check_room(&pieces, &(start..end), 1)?;

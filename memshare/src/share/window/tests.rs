@@ -50,6 +50,21 @@ fn maps_in(window: &Window) -> usize {
 }
 
 #[test]
+fn what_a_file_gets_later_is_there_if_it_was_mapped_ahead() {
+    let (window, file) = (window(4), file(&pattern(100, 1)));
+    let range = |at: u64, count: u64| window.range(at * PAGE_SIZE, count * PAGE_SIZE).unwrap();
+    window.map_ahead(range(0, 2), &file, 0, Access::Read).unwrap();
+    window.map_ahead(range(2, 1), &file, 8 * PAGE_SIZE, Access::Read).unwrap();
+    assert_eq!(window.record(0).iter().map(|r| r.len).collect::<Vec<_>>(), [8192, 4096]);
+    assert_eq!(window.lost().map(|lost| lost.offset), Some(PAGE_SIZE));
+    file.file().set_len(9 * PAGE_SIZE).unwrap();
+    assert_eq!(window.lost(), None);
+    assert_eq!(bytes(&window, PAGE, 2 * PAGE), vec![0; 2 * PAGE]);
+    file.file().write_all_at(b"later", PAGE_SIZE).unwrap();
+    assert_eq!(bytes(&window, PAGE, 5), b"later");
+}
+
+#[test]
 fn only_whole_pages_inside_are_ranges() {
     let window = window(4);
     assert!(window.range(0, 4 * PAGE_SIZE).is_some() && window.range(4096, 4096).is_some());
