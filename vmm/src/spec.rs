@@ -12,11 +12,16 @@ use storage::Format;
 mod disk_option;
 mod open;
 mod pmem_option;
+mod share;
+pub(crate) mod share_option;
 
 pub use disk_option::DiskOptionError;
 pub(crate) use disk_option::{engine, format, serial, split_commas, vhost_user_kind};
 pub use pmem_option::PmemOptionError;
 pub(crate) use pmem_option::{mode as pmem_mode, on_change as pmem_on_change};
+pub(crate) use share::{DAX_GRANULE, tag_of as share_tag_of};
+pub use share::{DaxSpec, ShareCache, ShareIds, ShareSpec, ShareXattrs};
+pub use share_option::ShareOptionError;
 
 /// Most virtual CPUs that a guest can have.
 pub const CPUS_MAX: u8 = 64;
@@ -54,6 +59,9 @@ pub struct VmSpec {
     /// Files in guest memory (virtio-pmem), in the order in which the guest finds them.
     #[serde(default)]
     pub pmem: Vec<PmemSpec>,
+    /// Folders of the host as the guest's file systems (virtio-fs).
+    #[serde(default)]
+    pub shares: Vec<ShareSpec>,
     /// The guests with which this one may share pages of files; by default, none.
     #[serde(default)]
     pub share_domain: Option<String>,

@@ -27,6 +27,11 @@ pub trait WindowPlacer: Send + Sync {
     /// # Errors
     /// What is there already, or what the hypervisor answers; then it is at no address.
     fn place(&self, memory: &SharedMemory, at: Option<u64>) -> io::Result<()>;
+
+    /// Is told of an access of a virtual CPU to `memory`, `offset` bytes from its start, that the
+    /// hypervisor did not carry out: a write to memory that is not writable, or an access to what a
+    /// file has lost.
+    fn missed(&self, memory: &SharedMemory, offset: u64, write: bool);
 }
 
 impl fmt::Debug for SharedMemory {

@@ -15,7 +15,8 @@ use cohort::mem::registry::Registry;
 use cohort::outcome::{Ending, Outcome, json_text, write_json};
 use cohort::signals::StopSignals;
 use cohort::spec::{
-    BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSpec, KernelSource, LINUX_CMDLINE, PmemSpec, VmSpec,
+    BUILTIN_SCRIPT, CPUS_MAX, ConsoleInput, DiskSpec, KernelSource, LINUX_CMDLINE, PmemSpec,
+    ShareSpec, VmSpec,
 };
 use cohort::units::{parse_duration, parse_memory};
 
@@ -55,6 +56,9 @@ pub(super) struct Args {
     /// A file in guest memory (virtio-pmem); can be given several times
     #[arg(long, value_name = "FILE[,OPTION]...", long_help = PMEM_HELP)]
     pmem: Vec<PmemSpec>,
+    /// A folder of the host as a file system of the guest (virtio-fs); can be given several times
+    #[arg(long = "share", value_name = "DIR[:TAG][,OPTION]...", long_help = SHARE_HELP)]
+    shares: Vec<ShareSpec>,
     /// Share pages of files with guests that are given the same name [default: with none]
     #[arg(long, value_name = "NAME")]
     share_domain: Option<String>,
@@ -110,6 +114,28 @@ A comma in the path is written twice. Options:
   seal=on           map a copy in memory that nobody can change
   on-change=ignore, on-change=warn, on-change=stop
                     what a change of the file does while the guest runs [default: warn]";
+
+const SHARE_HELP: &str = "\
+A folder of the host as a file system of the guest (virtio-fs); can be given several times. The \
+guest mounts it by its tag: mount -t virtiofs TAG /mnt, and with -o dax=always to have files' pages \
+mapped instead of copied.
+
+TAG is the folder's name if nothing else is given; a folder with a colon in its name needs one. A \
+comma in the path is written twice. Options:
+  ro, rw              whether the guest may change what is in the folder [default: ro]
+  dax=SIZE, dax=off   address space in which the guest has files mapped: the host's page cache, held
+                      once for guests with one --share-domain, or of one lab
+                      [default: a quarter of the guest's memory, 64M to 4G]
+  ids=same            numbers of users and groups are those of the host [default]
+  ids=squash          files of cohort's user belong to the guest's root, all others to nobody
+  ids=GUEST:HOST:COUNT
+                      so many numbers, from GUEST on, are the host's from HOST on
+  cache=never, cache=auto, cache=always
+                      whether the guest may rely on what it was told: not at all, for a second, or
+                      as long as it runs [default: auto]
+  mounts=cross        file systems mounted inside of the folder are part of it [default: refuse]
+  xattrs=none, xattrs=user, xattrs=all
+                      extended attributes that the guest sees [default: user]";
 
 pub(super) fn main(args: Args) -> Done {
     let name = args.name.clone();
@@ -177,6 +203,7 @@ fn spec(args: Args) -> Result<VmSpec, Failure> {
         return refuse("the built-in guest takes no initrd", "name a Linux kernel with --kernel");
     }
     refuse_disks_given_twice(&args.disks)?;
+    refuse_tags_given_twice(&args.shares)?;
     let default = if builtin { BUILTIN_SCRIPT } else { LINUX_CMDLINE };
     Ok(VmSpec {
         name: args.name,
@@ -188,6 +215,7 @@ fn spec(args: Args) -> Result<VmSpec, Failure> {
         cpu_mask: args.cpu_mask,
         disks: args.disks,
         pmem: args.pmem,
+        shares: args.shares,
         share_domain: args.share_domain,
         input: args.interactive.unwrap_or_default(),
         timeout: args.timeout,
@@ -208,6 +236,17 @@ fn refuse_disks_given_twice(disks: &[DiskSpec]) -> Result<(), Failure> {
             return Err(
                 Failure::usage(what).help("add ,ro to both, or give each its own file".to_owned())
             );
+        }
+    }
+    Ok(())
+}
+
+/// Refuses two shares that the guest could not tell apart.
+fn refuse_tags_given_twice(shares: &[ShareSpec]) -> Result<(), Failure> {
+    for (number, share) in shares.iter().enumerate() {
+        if shares.iter().take(number).any(|other| other.tag == share.tag) {
+            let what = anyhow!("two shares have the tag {:?}", share.tag);
+            return Err(Failure::usage(what).help("give one another tag: DIR:TAG".to_owned()));
         }
     }
     Ok(())

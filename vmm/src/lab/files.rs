@@ -30,6 +30,19 @@ pub(super) fn check_content(path: &Path, field: &Field<'_>, mistakes: &mut Colle
     report(path, problem, field, mistakes)
 }
 
+/// Whether `path` is a folder that can be read.
+pub(super) fn check_folder(path: &Path, field: &Field<'_>, mistakes: &mut Collector<'_>) -> bool {
+    let problem = match fs::metadata(path) {
+        Err(error) => Some((explain(&error), help(&error))),
+        Ok(found) if !found.is_dir() => Some(("is not a folder".into(), "")),
+        Ok(_) => match fs::read_dir(path) {
+            Err(error) => Some((explain(&error), help(&error))),
+            Ok(_) => None,
+        },
+    };
+    report(path, problem, field, mistakes)
+}
+
 /// Whether `path` can hold a disk: a file, of whole sectors if it is a raw one, or a block device.
 pub(super) fn check_disk(
     path: &Path,

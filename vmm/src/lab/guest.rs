@@ -13,6 +13,7 @@ use super::fields::{Field, Fields};
 use super::files;
 use super::mistake::Collector;
 use super::pmem;
+use super::share;
 use super::{Lab, SharedDisk, SharedSource};
 use crate::machine::{features, layout};
 use crate::spec::{
@@ -23,7 +24,7 @@ use crate::units::{parse_duration, parse_memory};
 /// The keys of a guest's table.
 pub(super) const KEYS: &[&str] = &[
     "count", "kernel", "initrd", "cmdline", "script", "memory", "cpus", "cpu-mask", "disks",
-    "pmem", "timeout", "expect",
+    "pmem", "shares", "timeout", "expect",
 ];
 
 /// What the strings of one guest are read with.
@@ -70,6 +71,11 @@ impl<'a, 'm> Reader<'a, 'm> {
     pub(super) fn path(&mut self, field: &Field<'_>) -> Option<PathBuf> {
         self.text(field).map(|path| self.dir.join(path))
     }
+
+    /// A path from the lab file's folder.
+    pub(super) fn in_folder(&self, path: &Path) -> PathBuf {
+        self.dir.join(path)
+    }
 }
 
 /// Reads a guest. Where there are mistakes, the result is some guest.
@@ -104,6 +110,10 @@ pub(super) fn read(fields: &Fields<'_>, reader: &mut Reader<'_, '_>) -> VmSpec {
         }
         None => Vec::new(),
     };
+    let shares = match fields.get("shares") {
+        Some(field) => share::read_all(&field, reader),
+        None => Vec::new(),
+    };
     let mistakes = &mut *reader.mistakes;
     let memory = fields.get("memory").and_then(|field| {
         field.text_with_unit(mistakes, |text| parse_memory(text, layout::MEMORY_MIN))
@@ -133,6 +143,7 @@ pub(super) fn read(fields: &Fields<'_>, reader: &mut Reader<'_, '_>) -> VmSpec {
         cpu_mask: cpu_mask.unwrap_or_default(),
         disks,
         pmem,
+        shares,
         // That of the lab, when it runs.
         share_domain: None,
         input: ConsoleInput::Serial,

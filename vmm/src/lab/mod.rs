@@ -27,6 +27,7 @@ pub mod results;
 mod schema;
 mod sealed;
 mod server;
+mod share;
 mod shared_disk;
 pub mod sink;
 pub mod supervisor;

@@ -1,5 +1,8 @@
 use super::*;
-use crate::spec::{DiskSource, EngineChoice, KernelSource, OnChange, PmemMode, PmemSpec};
+use crate::spec::{
+    DaxSpec, DiskSource, EngineChoice, KernelSource, OnChange, PmemMode, PmemSpec, ShareCache,
+    ShareIds, ShareSpec, ShareXattrs,
+};
 use proptest::prelude::*;
 
 /// A folder with the files that the labs here name.
@@ -135,6 +138,53 @@ outcome = "fine"
 "#;
     let told = told(source, &[]);
     assert_eq!(told, include_str!("tests/mistakes.txt").trim_end(), "{told}");
+}
+
+#[test]
+fn guests_share_folders_by_text_or_table() {
+    let dir = folder();
+    std::fs::create_dir(dir.path().join("data-1")).unwrap();
+    let source = r#"schema = 1
+lab.name = "x"
+[vm.node-1]
+shares = [
+  "data-{index+1}",
+  "data-{index+1}:{name},rw,dax=off",
+  { path = "data-1", tag = "all", rw = true, dax = "4M", ids = "0:1000:10", cache = "always", mounts = "cross", xattrs = "none" },
+]
+"#;
+    let lab = parse(&dir, source, &[]).unwrap();
+    let shares = &lab.guests[0].spec.shares;
+    let folder = dir.path().join("data-1");
+    let first = ShareSpec::new(folder.clone(), "data-1".into());
+    let second = ShareSpec {
+        writable: true,
+        dax: DaxSpec::Off,
+        ..ShareSpec::new(folder.clone(), "node-1".into())
+    };
+    let third = ShareSpec {
+        writable: true,
+        dax: DaxSpec::Size(4 << 20),
+        ids: ShareIds::Range { guest: 0, host: 1000, count: 10 },
+        cache: ShareCache::Always,
+        cross_mounts: true,
+        xattrs: ShareXattrs::None,
+        ..ShareSpec::new(folder, "all".into())
+    };
+    assert_eq!(shares[..], [first, second, third]);
+    let text = serde_json::to_string(&lab.guests[0].spec).unwrap();
+    assert_eq!(serde_json::from_str::<crate::spec::VmSpec>(&text).unwrap(), lab.guests[0].spec);
+}
+
+#[test]
+fn mistakes_about_shares_are_told() {
+    let source = r#"schema = 1
+lab.name = "x"
+[vm.a]
+shares = ["gone", ".:x,dax=1", "a.img", { tag = "y" }, { path = ".", tag = "", rw = 1 }, { path = ".", ids = "root", size = 1 }, 3, ".:same", { path = ".", tag = "same" }]
+"#;
+    let told = told(source, &[]);
+    assert_eq!(told, include_str!("tests/share_mistakes.txt").trim_end(), "{told}");
 }
 
 #[test]

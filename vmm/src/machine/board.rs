@@ -12,7 +12,7 @@ use devices::serial::Serial;
 use devices::virtio::VirtioDevice;
 use devices::virtio::console::Console;
 use devices::virtio::rng::Rng;
-use memshare::MemoryHandle;
+use memshare::{Claim, MemoryHandle, Window};
 use storage::Disk;
 
 use super::MachineError;
@@ -22,6 +22,7 @@ use super::ending::Ending;
 use super::irq::Interrupts;
 use super::layout;
 use super::pmem::Files;
+use super::share;
 use super::vcpu::Buses;
 use super::windows::Windows;
 use crate::spec::{ConsoleInput as InputChoice, VmSpec};
@@ -34,6 +35,10 @@ pub(super) struct Board {
     external_backend: bool,
     /// Closed when the machine stops, whoever may still hold them.
     disks: Vec<Disk>,
+    /// Those that devices map files in.
+    windows: Vec<Arc<Window>>,
+    /// Folders that are used in the guest's share domain.
+    _claims: Vec<Claim>,
 }
 
 /// What devices are connected to.
@@ -83,7 +88,15 @@ impl Board {
             InputChoice::Hvc => Arc::new(console.input()),
         };
         let buses = Buses { ports, mmio };
-        let mut board = Board { buses, pci, input, external_backend: false, disks: Vec::new() };
+        let mut board = Board {
+            buses,
+            pci,
+            input,
+            external_backend: false,
+            disks: Vec::new(),
+            windows: Vec::new(),
+            _claims: Vec::new(),
+        };
         for (number, disk) in spec.disks.iter().enumerate() {
             match disk::open(number, disk, spec.cpus)? {
                 Opened::Block(disk, block) => {
@@ -97,6 +110,11 @@ impl Board {
             let len = range.end - range.start;
             put(&board.buses.mmio, "memory of a file", range.start, len, refusals)?;
             board.add_virtio("persistent memory", device, &to)?;
+        }
+        for share in share::open_all(spec, to.windows)? {
+            board.windows.extend(share.window);
+            board._claims.extend(share.claim);
+            board.add_virtio("share", share.device, &to)?;
         }
         board.add_virtio("console", console, &to)?;
         board.add_virtio("entropy source", Rng::new(), &to)?;
@@ -120,6 +138,11 @@ impl Board {
     /// Whether a device's backend is another process, which sees guest memory by its memfd.
     pub(super) fn external_backend(&self) -> bool {
         self.external_backend
+    }
+
+    /// The windows in which devices map files.
+    pub(super) fn windows(&self) -> &[Arc<Window>] {
+        &self.windows
     }
 
     /// What virtual CPUs reach.

@@ -70,7 +70,7 @@ impl Machine {
         let files = Files::place(spec, sealed, (&slots, &ram), behind, &ending)?;
         let output = Output::new(console, ending.clone())?;
         let interrupts = Arc::new(Interrupts::new(hypervisor.vm.clone()));
-        let windows = Arc::new(Windows::new(&slots, &ram));
+        let windows = Arc::new(Windows::new(&slots, &ram, &ending));
         let connections = Connections {
             output: &output,
             ending: &ending,

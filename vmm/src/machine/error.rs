@@ -107,6 +107,20 @@ pub(crate) enum MachineError {
          addresses of {bits} bits"
     )]
     PmemTooLarge { number: usize, bits: u8 },
+    #[error("share {number}")]
+    Share {
+        number: usize,
+        #[source]
+        source: devices::virtio::fs::fuse::ServerError,
+    },
+    #[error("share {number}")]
+    ShareWindow {
+        number: usize,
+        #[source]
+        source: memshare::ShareError,
+    },
+    #[error("no guest can mount a share by the tag {0:?}")]
+    ShareTag(String),
     #[error("{0}, and on-change=stop")]
     FileChanged(memshare::Changed),
 }

@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | `run` | from description to outcome: the order of everything |
 //! | `build` | puts the machine together |
-//! | `board`, `disk`, `pmem` | the devices and where they are |
+//! | `board`, `disk`, `pmem`, `share` | the devices and where they are |
 //! | `kvm`, `memory`, `irq` | the virtual machine, its memory slots, its interrupts |
 //! | `windows` | memory of devices as part of guest memory |
 //! | `cpuid`, `features`, `regs` | what processors are and how they start |
@@ -41,6 +41,7 @@ mod pmem;
 mod regs;
 mod reset_vector;
 mod run;
+mod share;
 mod startup_pages;
 pub(crate) mod usage;
 mod vcpu;

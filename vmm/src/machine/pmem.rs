@@ -19,9 +19,9 @@ use memshare::{
 };
 use vm_memory::GuestAddress;
 
+use super::MachineError;
 use super::ending::{End, Ending};
 use super::memory::{self, Slots};
-use super::MachineError;
 use crate::spec::{OnChange, PmemMode, PmemSpec, VmSpec};
 
 /// Device memory starts and ends at multiples of this, so that a host and a guest that map it by

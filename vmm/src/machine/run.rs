@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use devices::power::PowerEvent;
+use memshare::Window;
 
 use super::MachineError;
 use super::build::Machine;
 use super::ending::End;
 use super::events::Events;
 use super::lost_pages::Watch;
-use super::pmem::Files;
 use super::startup_pages;
 use super::usage;
 use super::vcpu::Vcpus;
@@ -87,7 +88,8 @@ fn execute(
     given: &Given,
 ) -> (End, Vec<OriginUse>) {
     let Machine { vcpus, board, output, ending, mut files, slots, ram } = machine;
-    let watch = Watch::new(&ram, files.windows(), &ending).map_err(|source| {
+    let windows: Vec<_> = files.windows().chain(board.windows()).cloned().collect();
+    let watch = Watch::new(&ram, windows.iter(), &ending).map_err(|source| {
         let what = "a signal handler";
         ending.report(End::Failure(MachineError::Host { what, source }));
     });
@@ -113,7 +115,7 @@ fn execute(
     board.stop();
     output.finish();
     let held = account::of_self(given);
-    let end = ending.take().map(|end| name_loss(end, watch.as_ref().ok(), &files));
+    let end = ending.take().map(|end| name_loss(end, watch.as_ref().ok(), &windows));
     drop(watch);
     drop(files);
     drop(board);
@@ -129,17 +131,17 @@ fn execute(
 
 /// Names the file and the place where a guest's end is that it touched a page which a file has
 /// lost.
-fn name_loss(end: End, watch: Option<&Watch>, files: &Files) -> End {
+fn name_loss(end: End, watch: Option<&Watch>, windows: &[Arc<Window>]) -> End {
     let lost = match &end {
         End::Failure(MachineError::LostPage) => {
             let address = watch.and_then(Watch::lost);
-            address.and_then(|address| files.windows().find_map(|window| window.lookup(address)))
+            address.and_then(|address| windows.iter().find_map(|window| window.lookup(address)))
         }
         // The hypervisor does not say where: the first place that is lost.
         End::Failure(MachineError::Run { source, .. })
             if source.raw_os_error() == Some(libc::EFAULT) =>
         {
-            files.windows().find_map(|window| window.lost())
+            windows.iter().find_map(|window| window.lost())
         }
         _ => None,
     };

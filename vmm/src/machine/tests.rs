@@ -27,6 +27,7 @@ fn spec(program: &tempfile::NamedTempFile) -> VmSpec {
         cpu_mask: Vec::new(),
         disks: Vec::new(),
         pmem: Vec::new(),
+        shares: Vec::new(),
         share_domain: None,
         input: ConsoleInput::Serial,
         timeout: Some(Duration::from_secs(60)),

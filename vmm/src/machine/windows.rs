@@ -7,18 +7,21 @@ mod tests;
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 
 use devices::virtio::{SharedMemory, WindowPlacer};
 use memshare::GuestRam;
 use vm_memory::GuestAddress;
 
+use super::MachineError;
+use super::ending::{End, Ending};
 use super::memory::{Owner, SlotMemory, Slots};
 
 /// Where the windows of a machine's devices are.
 pub(super) struct Windows {
     slots: Arc<Slots>,
     ram: Arc<GuestRam>,
+    ending: Arc<Ending>,
     /// By where the window is in this process.
     placed: Mutex<HashMap<usize, Placed>>,
 }
@@ -31,8 +34,13 @@ struct Placed {
 
 impl Windows {
     /// No window is anywhere.
-    pub(super) fn new(slots: &Arc<Slots>, ram: &Arc<GuestRam>) -> Windows {
-        Windows { slots: Arc::clone(slots), ram: Arc::clone(ram), placed: Mutex::default() }
+    pub(super) fn new(slots: &Arc<Slots>, ram: &Arc<GuestRam>, ending: &Arc<Ending>) -> Windows {
+        Windows {
+            slots: Arc::clone(slots),
+            ram: Arc::clone(ram),
+            ending: Arc::clone(ending),
+            placed: Mutex::default(),
+        }
     }
 
     fn add(&self, memory: &SharedMemory, at: GuestAddress) -> io::Result<Placed> {
@@ -69,5 +77,24 @@ impl WindowPlacer for Windows {
             placed.insert(key, self.add(memory, GuestAddress(at))?);
         }
         Ok(())
+    }
+
+    fn missed(&self, memory: &SharedMemory, offset: u64, write: bool) {
+        let window = &memory.window;
+        if write && !memory.writable {
+            static ONCE: Once = Once::new();
+            ONCE.call_once(|| {
+                tracing::warn!(
+                    "{}: the guest writes at byte {offset:#x} of memory that it may only read; \
+                     such writes are refused",
+                    window.name()
+                );
+            });
+            return;
+        }
+        let address = usize::try_from(offset).ok().map(|offset| window.host() as usize + offset);
+        if let Some(lost) = address.and_then(|address| window.lookup(address)) {
+            self.ending.report(End::Failure(MachineError::LostFilePage(lost.into())));
+        }
     }
 }

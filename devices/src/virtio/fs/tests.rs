@@ -280,6 +280,7 @@ impl WindowPlacer for Nowhere {
     fn place(&self, _: &SharedMemory, _: Option<u64>) -> std::io::Result<()> {
         Ok(())
     }
+    fn missed(&self, _: &SharedMemory, _: u64, _: bool) {}
 }
 
 #[test]

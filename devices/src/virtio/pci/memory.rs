@@ -43,7 +43,8 @@ impl MemoryBar {
         base: u64,
     ) -> Result<MemoryBar, PciError> {
         let bar = Bar::new(windows, bar_len(&memory));
-        let mut this = MemoryBar { memory, bar, behind: Arc::default() };
+        let behind = Arc::new(Mutex::new(Behind(memory.clone())));
+        let mut this = MemoryBar { memory, bar, behind };
         match this.place(Some(base)) {
             Ok(()) => Ok(this),
             Err(source) => {
@@ -89,16 +90,24 @@ impl MemoryBar {
 
 /// What accesses reach that the hypervisor does not answer by itself: those beyond the end of the
 /// memory, and writes to memory that is not writable.
-#[derive(Debug, Default)]
-struct Behind;
+#[derive(Debug)]
+struct Behind(SharedMemory);
+
+impl Behind {
+    fn missed(&self, offset: u64, write: bool) {
+        if offset < self.0.window.len() {
+            self.0.placer.missed(&self.0, offset, write);
+        }
+    }
+}
 
 impl BusDevice for Behind {
-    fn read(&mut self, _: u64, data: &mut [u8]) {
+    fn read(&mut self, offset: u64, data: &mut [u8]) {
         data.fill(0);
+        self.missed(offset, false);
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        let bytes = data.len();
-        warn_limited!(offset, bytes, "a guest wrote to shared memory that it may only read");
+    fn write(&mut self, offset: u64, _: &[u8]) {
+        self.missed(offset, true);
     }
 }

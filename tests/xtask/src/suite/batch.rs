@@ -18,8 +18,15 @@ use crate::{guest_files, nested, tool, workspace};
 
 /// The test binaries that run there: those of the built-in guest, whose outcomes must be the same
 /// on every KVM, and those of Linux guests, which need hardware.
-pub(super) const BINARIES: [&str; 6] =
-    ["outcomes", "console", "hostile_guest", "linux", "linux_pmem", "linux_shared_disk"];
+pub(super) const BINARIES: [&str; 7] = [
+    "outcomes",
+    "console",
+    "hostile_guest",
+    "linux",
+    "linux_pmem",
+    "linux_share",
+    "linux_shared_disk",
+];
 /// Where the files of Linux guests are in the outer machine.
 const DEBIAN: &str = "/debian";
 /// Stands before the name of a binary, ahead of what it prints.

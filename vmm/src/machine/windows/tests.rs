@@ -27,7 +27,7 @@ fn machine() -> Option<Machine> {
     let ram = GuestRam::new(RAM, layout::LOW_RAM_END, layout::HIGH_RAM_START).unwrap();
     memory::attach(&slots, &ram).unwrap();
     let ram = Arc::new(ram);
-    let windows = Arc::new(Windows::new(&slots, &ram));
+    let windows = Arc::new(Windows::new(&slots, &ram, &Arc::new(Ending::new().unwrap())));
     Some(Machine { ram, windows, slots })
 }
 

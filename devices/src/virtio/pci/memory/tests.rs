@@ -23,6 +23,7 @@ struct Places {
     at: Mutex<Option<u64>>,
     refused: Mutex<Vec<u64>>,
     moves: Mutex<usize>,
+    missed: Mutex<Vec<(u64, bool)>>,
 }
 
 impl WindowPlacer for Places {
@@ -32,6 +33,10 @@ impl WindowPlacer for Places {
         *lock(&self.moves) += 1;
         *now = at.filter(|at| !lock(&self.refused).contains(at));
         if *now == at { Ok(()) } else { Err(io::ErrorKind::AlreadyExists.into()) }
+    }
+
+    fn missed(&self, _: &SharedMemory, offset: u64, write: bool) {
+        lock(&self.missed).push((offset, write));
     }
 }
 
@@ -205,6 +210,8 @@ fn what_the_hypervisor_does_not_answer_does_no_harm() {
     machine.write(base, [0xFF; 8]);
     machine.write(base + DECODED - 8, [0xFF; 8]);
     assert_eq!(machine.read(base + LEN), [0; 8]);
+    assert_eq!(machine.read(base + LEN - 8), [0; 8]);
+    assert_eq!(*lock(&placer.missed), [(0, true), (LEN - 8, false)]);
 }
 
 proptest! {
