@@ -255,14 +255,19 @@ impl Window {
         Some(Mapped { window: self.name.clone(), path, offset })
     }
 
-    /// The first mapped byte that its file does not have any more.
+    /// The first mapped byte that its file had when it was opened, and has no more; if there is
+    /// none, the first that its file does not have.
     pub fn lost(&self) -> Option<Mapped> {
         let pieces = self.lock();
-        let lost = pieces.iter().find_map(|(_, piece)| {
-            let size = piece.region.file().metadata().ok()?.len().next_multiple_of(PAGE_SIZE);
-            (size < piece.from + piece.len).then_some((piece, size.max(piece.from)))
-        });
-        let (piece, offset) = lost?;
+        let first = |had: &dyn Fn(&Piece) -> u64| {
+            pieces.iter().find_map(|(_, piece)| {
+                let size = piece.region.file().metadata().ok()?.len().next_multiple_of(PAGE_SIZE);
+                let end = (piece.from + piece.len).min(had(piece));
+                (size.max(piece.from) < end).then_some((piece, size.max(piece.from)))
+            })
+        };
+        let lost = first(&|piece| piece.region.len().next_multiple_of(PAGE_SIZE));
+        let (piece, offset) = lost.or_else(|| first(&|_| u64::MAX))?;
         let path = piece.region.path().to_path_buf();
         Some(Mapped { window: self.name.clone(), path, offset })
     }

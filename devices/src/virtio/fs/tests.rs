@@ -13,6 +13,8 @@ use crate::sync::lock;
 use crate::virtio::driver::{Driver, MEMORY, Told, activation};
 use crate::virtio::{SharedMemory, VirtioDevice, WindowPlacer};
 
+mod share;
+
 const RINGS: u64 = 0x1_0000;
 const REQUESTS: u64 = 0x10_0000;
 /// Memory of one request: what the driver sends, and half a page on, what it gets.

@@ -57,6 +57,8 @@ fn what_a_file_gets_later_is_there_if_it_was_mapped_ahead() {
     window.map_ahead(range(2, 1), &file, 8 * PAGE_SIZE, Access::Read).unwrap();
     assert_eq!(window.record(0).iter().map(|r| r.len).collect::<Vec<_>>(), [8192, 4096]);
     assert_eq!(window.lost().map(|lost| lost.offset), Some(PAGE_SIZE));
+    file.file().set_len(0).unwrap();
+    assert_eq!(window.lost().map(|lost| lost.offset), Some(0), "what it had comes first");
     file.file().set_len(9 * PAGE_SIZE).unwrap();
     assert_eq!(window.lost(), None);
     assert_eq!(bytes(&window, PAGE, 2 * PAGE), vec![0; 2 * PAGE]);
