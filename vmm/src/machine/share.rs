@@ -134,3 +134,25 @@ fn options(share: &ShareSpec, window: Option<&Arc<Window>>) -> FsOptions {
         ..FsOptions::new(&share.folder)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn guests_of_another_domain_are_not_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let share = ShareSpec::new(folder.path().into(), "tag".into());
+        let alone = |domain| claim(&share, domain).map(|claimed| (claimed.alone, claimed.claim));
+        let lab = Domain::named("lab");
+        let (first, _claim) = alone(lab).unwrap();
+        let (second, _other) = alone(lab).unwrap();
+        assert!(first && second);
+        let (stranger, theirs) = alone(Domain::own().unwrap()).unwrap();
+        assert!(!stranger);
+        drop(theirs);
+        assert!(alone(lab).unwrap().0);
+        let gone = ShareSpec::new(folder.path().join("gone"), "tag".into());
+        assert!(claim(&gone, lab).is_none());
+    }
+}
