@@ -179,6 +179,7 @@ fn a_specification_gives_its_files_without_links() {
             PmemSpec::new(disk.clone()),
             PmemSpec { sealed: Some(sealed), ..PmemSpec::new(disk.clone()) },
         ],
+        shares: Vec::new(),
         share_domain: None,
         input: Default::default(),
         timeout: None,
