@@ -1,4 +1,4 @@
-//! `mapped FILE`: writes a file to standard output from a mapping of it, so that its pages are
+//! `mapped FILE...`: writes files to standard output from mappings of them, so that their pages are
 //! reached as those of a program are. Freestanding: no C library.
 
 #![no_std]
@@ -9,6 +9,7 @@ use core::panic::PanicInfo;
 
 const SYS_WRITE: u64 = 1;
 const SYS_OPEN: u64 = 2;
+const SYS_CLOSE: u64 = 3;
 const SYS_LSEEK: u64 = 8;
 const SYS_MMAP: u64 = 9;
 const SYS_EXIT: u64 = 60;
@@ -27,27 +28,37 @@ global_asm!(".globl _start", "_start:", "mov rdi, rsp", "and rsp, -16", "call ma
 #[unsafe(no_mangle)]
 unsafe extern "C" fn main(stack: *const u64) -> ! {
     // SAFETY: the kernel puts argc and then argc pointers there.
-    if unsafe { *stack } != 2 {
-        exit(2)
-    }
-    // SAFETY: there are two arguments, and the second pointer is that of a NUL-terminated string.
-    let file = unsafe { call(SYS_OPEN, [*stack.add(2), 0, 0, 0, 0, 0]) };
-    // SAFETY: the call takes no pointer.
-    let len = unsafe { call(SYS_LSEEK, [file, 0, SEEK_END, 0, 0, 0]) };
-    if len == 0 {
-        exit(0)
-    }
-    // SAFETY: a new mapping, wherever there is room.
-    let mut start = unsafe { call(SYS_MMAP, [0, len, PROT_READ, MAP_SHARED, file, 0]) };
-    let mut left = len;
-    while left > 0 {
-        // SAFETY: these bytes are inside the mapping, as far as the file has them; the kernel
-        // says so where it does not.
-        let written = unsafe { call(SYS_WRITE, [OUTPUT, start, left, 0, 0, 0]) };
-        start += written;
-        left -= written;
+    let count = usize::try_from(unsafe { *stack }).unwrap_or(0);
+    for argument in 2..=count {
+        // SAFETY: there are so many pointers, each to a NUL-terminated string.
+        unsafe { write_mapped(*stack.add(argument)) };
     }
     exit(0)
+}
+
+/// Writes the file of this name. Its mapping stays.
+///
+/// # Safety
+/// `name` is the address of a NUL-terminated string.
+unsafe fn write_mapped(name: u64) {
+    // SAFETY: the caller's promise.
+    let file = unsafe { call(SYS_OPEN, [name, 0, 0, 0, 0, 0]) };
+    // SAFETY: the call takes no pointer.
+    let len = unsafe { call(SYS_LSEEK, [file, 0, SEEK_END, 0, 0, 0]) };
+    if len > 0 {
+        // SAFETY: a new mapping, wherever there is room.
+        let mut start = unsafe { call(SYS_MMAP, [0, len, PROT_READ, MAP_SHARED, file, 0]) };
+        let mut left = len;
+        while left > 0 {
+            // SAFETY: these bytes are inside the mapping, as far as the file has them; the kernel
+            // says so where it does not.
+            let written = unsafe { call(SYS_WRITE, [OUTPUT, start, left, 0, 0, 0]) };
+            start += written;
+            left -= written;
+        }
+    }
+    // SAFETY: the call takes no pointer.
+    unsafe { call(SYS_CLOSE, [file, 0, 0, 0, 0, 0]) };
 }
 
 fn exit(status: u64) -> ! {

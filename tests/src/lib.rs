@@ -16,5 +16,6 @@ pub mod qemu;
 pub mod relay;
 pub mod shared;
 pub mod tgt;
+pub mod tree;
 
 pub use cohort::{Cohort, Finished, Running, kvm_is_there};

@@ -32,8 +32,8 @@ pub fn files_are_there() -> bool {
 /// The kernel command line that serves most tests.
 pub const CMDLINE: &str = "console=ttyS0 quiet panic=-1 mitigations=off";
 
-/// A guest that hangs ends by this, ahead of the test's own patience, and leaves an account.
-const ACCOUNT: [&str; 4] = ["--timeout", "80s", "--outcome", "outcome.json"];
+/// A guest that hangs ends after this, ahead of the test's own patience.
+const LIMIT: &str = "80s";
 
 /// A Linux guest that runs a shell script and ends with its status.
 pub fn guest(script: &str) -> Cohort {
@@ -47,11 +47,27 @@ pub fn guest_with(cmdline: &str, script: &str) -> Cohort {
 
 /// The same, with another image of the kernel.
 pub fn guest_of(kernel: &Path, cmdline: &str, script: &str) -> Cohort {
+    booted(kernel, cmdline, LIMIT, script)
+}
+
+/// The same, which may take longer than others.
+pub fn guest_within(limit: &str, script: &str) -> Cohort {
+    booted(&files().join("vmlinuz"), CMDLINE, limit, script)
+}
+
+fn booted(kernel: &Path, cmdline: &str, limit: &str, script: &str) -> Cohort {
     let run = Cohort::new(["run", "-k"]).arg(kernel);
     let initrd = run.folder().join("initrd");
     write_initrd(&files().join("initrd"), script, &initrd);
     let cmdline = format!("{cmdline} -- sh /script");
-    run.arg("--initrd").arg(initrd).args(["-a", &cmdline]).args(ACCOUNT)
+    run.arg("--initrd").arg(initrd).args([
+        "-a",
+        &cmdline,
+        "--timeout",
+        limit,
+        "--outcome",
+        "outcome.json",
+    ])
 }
 
 /// Linux unpacks archives that follow one another: the prepared one, then the script.

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cohort_tests::cohort::Finished;
+use cohort_tests::tree::{self, CHECKS};
 use cohort_tests::{Cohort, linux};
 
 /// How many files there are of which size: around pages and the 2 MiB that a guest maps at once.
-const FILES: &[(u64, usize)] = &[
+const FILES: &[(u32, u64)] = &[
     (1, 0),
     (4, 1),
     (4, 4095),
@@ -21,42 +22,6 @@ const FILES: &[(u64, usize)] = &[
     (4, (2 << 20) - 3),
     (1, 9 << 20),
 ];
-
-/// Checks of a tree that is mounted at /t: every byte by reading, every byte by mapping, and a
-/// program that is run from it.
-const CHECKS: &str = r#"
-cd /t
-md5sum -c sums >/tmp/read || { grep -v 'OK$' /tmp/read; exit 3; }
-echo "read: $(grep -c 'OK$' /tmp/read) files"
-while read -r sum name; do
-    [ "$(mapped "$name" | md5sum)" = "$sum  -" ] || { echo "mapped: $name"; exit 4; }
-    echo "$name"
-done <sums >/tmp/mapped
-echo "mapped: $(wc -l </tmp/mapped) files"
-[ "$(/t/bin/busybox echo run)" = run ] || exit 5
-"#;
-
-/// A tree of known content, with sums of all files in the words of `md5sum`.
-fn make_tree(folder: &Path) {
-    fs::create_dir_all(folder.join("bin")).expect("a folder");
-    fs::copy("/bin/busybox", folder.join("bin/busybox")).expect("busybox");
-    let mut word = 0x243f_6a88_85a3_08d3_u64;
-    for &(count, size) in FILES {
-        let group = folder.join(format!("of-{size}"));
-        fs::create_dir(&group).expect("a folder");
-        for number in 0..count {
-            let words = std::iter::repeat_with(|| {
-                word ^= word << 13;
-                word ^= word >> 7;
-                word ^= word << 17;
-                word.to_le_bytes()
-            });
-            let content: Vec<u8> = words.flatten().take(size).collect();
-            fs::write(group.join(number.to_string()), content).expect("a file");
-        }
-    }
-    sh(folder, "find . -type f ! -name sums | sort | xargs md5sum >sums");
-}
 
 /// Runs a command on the host, in a folder.
 fn sh(folder: &Path, command: &str) {
@@ -80,7 +45,7 @@ fn folder(of: &tempfile::TempDir) -> PathBuf {
 fn every_byte_is_right(options: &str, mount: &str, printed: &[&str]) -> Finished {
     let home = tempfile::tempdir().expect("a folder");
     let folder = folder(&home);
-    make_tree(&folder);
+    tree::make(&folder, FILES).expect("a tree");
     let before = fs::metadata(folder.join("sums")).expect("sums");
     let script = format!(
         "{CHECKS}

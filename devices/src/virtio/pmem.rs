@@ -6,7 +6,7 @@ mod tests;
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use storage::Owner;
 
@@ -15,6 +15,7 @@ use super::parts::Parts;
 use super::queue::{Chain, Queue, QueueState, RingError};
 use super::serve::{Serve, Server};
 use super::worker::{Wake, Worker};
+use crate::sync::lock;
 
 const QUEUE_SIZE: u16 = 64;
 /// `VIRTIO_PMEM_REQ_TYPE_FLUSH` (5.19.6).
@@ -32,12 +33,15 @@ pub struct Pmem {
     info: DeviceInfo,
     /// `start` and `size` (5.19.4).
     config: [u8; 16],
+    /// Called when a driver first asks where the memory is.
+    sought: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     worker: Option<Worker<Server<Flushes>>>,
 }
 
 impl Pmem {
-    /// A stopped device for the guest-physical addresses `memory`.
-    pub fn new(memory: Range<u64>) -> Pmem {
+    /// A stopped device for the guest-physical addresses `memory`, which have to be there when
+    /// `sought` has been called: as soon as a driver asks where they are.
+    pub fn new(memory: Range<u64>, sought: impl FnOnce() + Send + 'static) -> Pmem {
         let mut config = [0; 16];
         let size = memory.end.saturating_sub(memory.start);
         let words = memory.start.to_le_bytes().into_iter().chain(size.to_le_bytes());
@@ -48,7 +52,7 @@ impl Pmem {
             features: 0,
             external_backend: false,
         };
-        Pmem { info, config, worker: None }
+        Pmem { info, config, sought: Mutex::new(Some(Box::new(sought))), worker: None }
     }
 }
 
@@ -58,6 +62,8 @@ impl VirtioDevice for Pmem {
     }
 
     fn read_config(&self, offset: usize, out: &mut [u8]) {
+        let sought = lock(&self.sought).take();
+        sought.into_iter().for_each(|sought| sought());
         for (n, byte) in out.iter_mut().enumerate() {
             *byte = self.config.get(offset.saturating_add(n)).copied().unwrap_or(0);
         }

@@ -118,7 +118,10 @@ pub(crate) fn prepare(cache: &Cache, kernel: &Kernel) -> Result<GuestFiles> {
     })?;
     Ok(GuestFiles {
         node_root: node_root(cache, &busybox, &guest_exit)?,
-        trees: cache.entry(&key("trees", &[tree::RECIPE, &busybox]), tree::make)?,
+        trees: cache.entry(
+            &key("trees", &[tree::RECIPE, cohort_tests::tree::RECIPE, &busybox]),
+            tree::make,
+        )?,
         kernel: kernel.image.clone(),
         initrd: initrd.join("initrd"),
         root: root.join("root.ext4"),

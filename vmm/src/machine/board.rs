@@ -21,6 +21,7 @@ use super::disk::{self, Opened};
 use super::ending::Ending;
 use super::irq::Interrupts;
 use super::layout;
+use super::memory::Slots;
 use super::pmem::Files;
 use super::share;
 use super::vcpu::Buses;
@@ -48,6 +49,7 @@ pub(super) struct Connections<'a> {
     pub(super) interrupts: &'a Arc<Interrupts>,
     pub(super) memory: &'a MemoryHandle,
     pub(super) windows: &'a Arc<Windows>,
+    pub(super) slots: &'a Arc<Slots>,
     /// The PCI memory window above 4 GiB.
     pub(super) mmio64: Range<u64>,
     /// The files in guest memory.
@@ -106,7 +108,7 @@ impl Board {
                 Opened::VhostUser(device) => board.add_virtio("disk", device, &to)?,
             }
         }
-        for (device, range, refusals) in to.files.devices(ending) {
+        for (device, range, refusals) in to.files.devices(to.slots, ending) {
             let len = range.end - range.start;
             put(&board.buses.mmio, "memory of a file", range.start, len, refusals)?;
             board.add_virtio("persistent memory", device, &to)?;

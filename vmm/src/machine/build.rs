@@ -67,7 +67,7 @@ impl Machine {
         let ending = Arc::new(Ending::new()?);
         // Before devices are made, whose view of guest memory is that of their start.
         let behind = (mmio64.end, cpuid.address_bits());
-        let files = Files::place(spec, sealed, (&slots, &ram), behind, &ending)?;
+        let files = Files::place(spec, sealed, &ram, behind, &ending)?;
         let output = Output::new(console, ending.clone())?;
         let interrupts = Arc::new(Interrupts::new(hypervisor.vm.clone()));
         let windows = Arc::new(Windows::new(&slots, &ram, &ending));
@@ -77,6 +77,7 @@ impl Machine {
             interrupts: &interrupts,
             memory: ram.memory(),
             windows: &windows,
+            slots: &slots,
             mmio64: mmio64.clone(),
             files: &files,
         };

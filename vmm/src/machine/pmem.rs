@@ -53,7 +53,7 @@ impl Files {
     pub(super) fn place(
         spec: &VmSpec,
         mut sealed: BTreeMap<usize, OwnedFd>,
-        (slots, ram): (&Slots, &GuestRam),
+        ram: &GuestRam,
         (from, address_bits): (u64, u8),
         ending: &Arc<Ending>,
     ) -> Result<Files, MachineError> {
@@ -82,7 +82,6 @@ impl Files {
             let all = window.range(0, len).ok_or_else(too_large)?;
             window.map(all, &region, 0, access).map_err(fail)?;
             ram.add_window(GuestAddress(range.start), &window)?;
-            memory::attach_window(slots, range.start, &window, pmem.mode)?;
             if pmem.on_change != OnChange::Ignore && region.identity().digest.is_none() {
                 let on = on_change(pmem.on_change, ending);
                 files.watches.push(Watch::new(vec![Arc::clone(&region)], on).map_err(fail)?);
@@ -103,8 +102,13 @@ impl Files {
 
     /// The device that tells the guest of each, its addresses, and what answers for accesses that
     /// the hypervisor does not carry out.
+    ///
+    /// A file gets its memory slot when a driver first asks where it is: some hypervisors (those
+    /// with shadow page tables) take milliseconds for a large one, and a guest that has no driver
+    /// need not wait for that.
     pub(super) fn devices(
         &self,
+        slots: &Arc<Slots>,
         ending: &Arc<Ending>,
     ) -> impl Iterator<Item = (Pmem, Range<u64>, Refusals)> {
         self.files.iter().map(|placed| {
@@ -116,7 +120,16 @@ impl Files {
                 ending: Arc::clone(ending),
                 writes: 0,
             };
-            (Pmem::new(range.clone()), range, refusals)
+            let (window, mode, start) = (Arc::clone(&placed.window), placed.mode, placed.start);
+            // Not kept by a device, of whose end this knows nothing.
+            let (slots, ending) = (Arc::downgrade(slots), Arc::clone(ending));
+            let sought = move || {
+                let Some(slots) = slots.upgrade() else { return };
+                if let Err(error) = memory::attach_window(&slots, start, &window, mode) {
+                    ending.report(End::Failure(error));
+                }
+            };
+            (Pmem::new(range.clone(), sought), range, refusals)
         })
     }
 

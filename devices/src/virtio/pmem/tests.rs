@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use vm_memory::{Bytes, GuestAddress, GuestAddressSpace};
 
 use super::*;
@@ -8,7 +10,11 @@ const DATA: u64 = 0x10_0000;
 
 #[test]
 fn the_driver_is_told_where_the_memory_is() {
-    let mut device = Pmem::new(0x1_4000_0000..0x1_4060_0000);
+    let sought = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&sought);
+    let found = move || count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    let mut device = Pmem::new(0x1_4000_0000..0x1_4060_0000, found);
+    assert_eq!(sought.load(Ordering::Relaxed), 0);
     let mut config = [0xFF; 20];
     device.read_config(0, &mut config);
     assert_eq!(config[..8], 0x1_4000_0000u64.to_le_bytes());
@@ -19,6 +25,7 @@ fn the_driver_is_told_where_the_memory_is() {
     device.read_config(8, &mut size);
     assert_eq!(size, 0x60_0000u64.to_le_bytes());
     assert_eq!(device.info().id.number(), 27);
+    assert_eq!(sought.load(Ordering::Relaxed), 1, "once");
 }
 
 #[test]
@@ -26,7 +33,7 @@ fn flushes_succeed_and_what_is_no_request_does_not() {
     let handle = memory();
     let mut driver = Driver::new(handle.memory().into_inner(), RINGS, 8, true);
     let told = Arc::new(Told::default());
-    let mut device = Pmem::new(0..0x20_0000);
+    let mut device = Pmem::new(0..0x20_0000, || {});
     device.start(activation(&handle, 0, &[&driver], &told)).unwrap();
     for (kind, answer) in [(FLUSH, DONE), (7, FAILED), (FLUSH, DONE)] {
         let memory = handle.memory();
@@ -54,7 +61,7 @@ fn a_request_without_room_for_its_answer_breaks_the_queue() {
         let handle = memory();
         let mut driver = Driver::new(handle.memory().into_inner(), RINGS, 8, true);
         let told = Arc::new(Told::default());
-        let mut device = Pmem::new(0..0x20_0000);
+        let mut device = Pmem::new(0..0x20_0000, || {});
         driver.add(buffers).unwrap();
         device.start(activation(&handle, 0, &[&driver], &told)).unwrap();
         told.await_needs_reset();
