@@ -117,7 +117,11 @@ impl Given {
                 copy.and_then(|number| FileId::at(Path::new(&format!("/proc/self/fd/{number}"))));
             files.push(GivenFile { file: copy.or(file.file), ..file });
         }
-        Given { memory: spec.memory, files, folders: Vec::new() }
+        // As memory maps say it: without links.
+        let folder = |path: &PathBuf| fs::canonicalize(path).unwrap_or_else(|_| path.clone());
+        let folder = |path| GivenFolder { origin: Origin::Share, path: folder(path) };
+        let folders = spec.shares.iter().map(|share| folder(&share.folder)).collect();
+        Given { memory: spec.memory, files, folders }
     }
 }
 

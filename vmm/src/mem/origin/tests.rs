@@ -154,6 +154,8 @@ fn a_specification_gives_its_files_without_links() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().canonicalize().unwrap();
     let (kernel, link, disk) = (folder.join("k"), folder.join("link"), folder.join("d.raw"));
+    let shared = folder.join("shared");
+    std::os::unix::fs::symlink(&folder, &shared).unwrap();
     fs::write(&kernel, "k").unwrap();
     fs::write(&disk, "d").unwrap();
     std::os::unix::fs::symlink(&kernel, &link).unwrap();
@@ -179,7 +181,7 @@ fn a_specification_gives_its_files_without_links() {
             PmemSpec::new(disk.clone()),
             PmemSpec { sealed: Some(sealed), ..PmemSpec::new(disk.clone()) },
         ],
-        shares: Vec::new(),
+        shares: vec![format!("{}:tag", shared.display()).parse().unwrap()],
         share_domain: None,
         input: Default::default(),
         timeout: None,
@@ -201,6 +203,7 @@ fn a_specification_gives_its_files_without_links() {
             (Origin::Pmem, disk.as_path(), true),
         ]
     );
+    assert_eq!(given.folders, [GivenFolder { origin: Origin::Share, path: folder.clone() }]);
     let inode = |number: usize| given.files[number].file.unwrap().inode;
     assert_eq!(inode(3), fs::metadata(&disk).unwrap().ino());
     assert_eq!(inode(4), copy.metadata().unwrap().ino());
