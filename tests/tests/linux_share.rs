@@ -55,7 +55,7 @@ fn every_byte_is_right(options: &str, mount: &str, printed: &[&str]) -> Finished
         exit 0"
     );
     let finished = guest(&folder, options, mount, &script).finish();
-    finished.expect_status(0).expect_message(&["read: 222", "mapped: 222"]).expect_message(printed);
+    finished.expect_status(0).expect_message(&["read: 223", "mapped: 223"]).expect_message(printed);
     let after = fs::metadata(folder.join("sums")).expect("sums");
     assert_eq!((before.ino(), before.mtime_nsec()), (after.ino(), after.mtime_nsec()));
     finished
@@ -139,7 +139,7 @@ fn two_guests_see_each_others_changes_and_exclude_each_other_by_locks() {
                 done
             done
             for round in 1 2 3 4 5 6 7 8 9 10; do
-                flock counter sh -c 'n=$(cat counter); echo $((n + 1)) >counter' || exit 4
+                locked counter 'n=$(cat counter); echo $((n + 1)) >counter' || exit 4
             done
             echo \"{own} is done\""
         )

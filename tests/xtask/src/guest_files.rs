@@ -69,6 +69,7 @@ pub(crate) fn prepare(cache: &Cache, kernel: &Kernel) -> Result<GuestFiles> {
     let guest_exit_bytes = fs::read(&guest_exit)?;
 
     let mapped = fs::read(program(cache, &init.join("mapped.rs"))?)?;
+    let locked = fs::read(program(cache, &init.join("locked.rs"))?)?;
     let modules = MODULES.join(" ");
     let initrd_parts = [
         kernel.key.as_bytes(),
@@ -77,6 +78,7 @@ pub(crate) fn prepare(cache: &Cache, kernel: &Kernel) -> Result<GuestFiles> {
         &initrd_init,
         &guest_exit_bytes,
         &mapped,
+        &locked,
     ];
     let initrd_key = key("initrd", &initrd_parts);
     let initrd = cache.entry(&initrd_key, |into| {
@@ -85,6 +87,7 @@ pub(crate) fn prepare(cache: &Cache, kernel: &Kernel) -> Result<GuestFiles> {
         archive.file("bin/busybox", 0o755, &busybox)?;
         archive.file("bin/guest-exit", 0o755, &guest_exit_bytes)?;
         archive.file("bin/mapped", 0o755, &mapped)?;
+        archive.file("bin/locked", 0o755, &locked)?;
         let mut order = String::new();
         for module in kernel.modules(MODULES)? {
             archive.file(&format!("modules/{}", module.file_name), 0o644, &module.content)?;
@@ -229,7 +232,10 @@ fn executable(script: &Path, to: &Path) -> Result<()> {
 /// Compiles a program for Linux guests that needs no library.
 fn program(cache: &Cache, source: &Path) -> Result<PathBuf> {
     let name = source.file_stem().context("a program without a name")?;
-    let folder = cache.entry(&key(&name.to_string_lossy(), &[&fs::read(source)?]), |into| {
+    let common = fs::read(source.with_file_name("system.rs"))?;
+    let inputs = [fs::read(source)?, common];
+    let inputs: Vec<&[u8]> = inputs.iter().map(Vec::as_slice).collect();
+    let folder = cache.entry(&key(&name.to_string_lossy(), &inputs), |into| {
         let compiler = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
         tool::quiet(
             tool::tool(&compiler)
