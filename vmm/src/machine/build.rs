@@ -67,7 +67,7 @@ impl Machine {
         let ending = Arc::new(Ending::new()?);
         // Before devices are made, whose view of guest memory is that of their start.
         let behind = (mmio64.end, cpuid.address_bits());
-        let files = Files::place(spec, sealed, &ram, behind, &ending)?;
+        let files = Files::place(spec, sealed, &ram, behind)?;
         let output = Output::new(console, ending.clone())?;
         let interrupts = Arc::new(Interrupts::new(hypervisor.vm.clone()));
         let windows = Arc::new(Windows::new(&slots, &ram, &ending));

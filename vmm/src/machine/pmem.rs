@@ -9,13 +9,13 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use devices::virtio::pmem::Pmem;
 use memshare::{
-    Access, Changed, Domain, GuestRam, Mapped, PAGE_SIZE, SharedRegion, Watch, Window, from_sealed,
-    private_copy, sealed_copy,
+    Access, Changed, Domain, GuestRam, Mapped, PAGE_SIZE, ShareError, SharedRegion, Watch, Window,
+    from_sealed, private_copy, sealed_copy,
 };
 use vm_memory::GuestAddress;
 
@@ -35,7 +35,7 @@ const HUGE: u64 = 1 << 30;
 pub(super) struct Files {
     files: Vec<Placed>,
     /// Dropped before the files that they watch.
-    watches: Vec<Watch>,
+    watches: Arc<Mutex<Vec<Watch>>>,
 }
 
 /// One of them.
@@ -45,6 +45,7 @@ pub(super) struct Placed {
     window: Arc<Window>,
     region: Arc<SharedRegion>,
     mode: PmemMode,
+    on_change: OnChange,
 }
 
 impl Files {
@@ -55,7 +56,6 @@ impl Files {
         mut sealed: BTreeMap<usize, OwnedFd>,
         ram: &GuestRam,
         (from, address_bits): (u64, u8),
-        ending: &Arc<Ending>,
     ) -> Result<Files, MachineError> {
         let mut files = Files::default();
         if spec.pmem.is_empty() {
@@ -82,10 +82,6 @@ impl Files {
             let all = window.range(0, len).ok_or_else(too_large)?;
             window.map(all, &region, 0, access).map_err(fail)?;
             ram.add_window(GuestAddress(range.start), &window)?;
-            if pmem.on_change != OnChange::Ignore && region.identity().digest.is_none() {
-                let on = on_change(pmem.on_change, ending);
-                files.watches.push(Watch::new(vec![Arc::clone(&region)], on).map_err(fail)?);
-            }
             tracing::info!(
                 pmem = number,
                 file = %pmem.path.display(),
@@ -95,7 +91,8 @@ impl Files {
                 "file placed in guest memory"
             );
             next = range.end;
-            files.files.push(Placed { start: range.start, window, region, mode: pmem.mode });
+            let (start, mode, on_change) = (range.start, pmem.mode, pmem.on_change);
+            files.files.push(Placed { start, window, region, mode, on_change });
         }
         Ok(files)
     }
@@ -103,15 +100,15 @@ impl Files {
     /// The device that tells the guest of each, its addresses, and what answers for accesses that
     /// the hypervisor does not carry out.
     ///
-    /// A file gets its memory slot when a driver first asks where it is: some hypervisors (those
-    /// with shadow page tables) take milliseconds for a large one, and a guest that has no driver
-    /// need not wait for that.
+    /// A file gets its memory slot, and is watched, when a driver first asks where it is: some
+    /// hypervisors (those with shadow page tables) take milliseconds for a large slot, and the host
+    /// for the end of a watch, for which a guest without a driver need not wait.
     pub(super) fn devices(
         &self,
         slots: &Arc<Slots>,
         ending: &Arc<Ending>,
     ) -> impl Iterator<Item = (Pmem, Range<u64>, Refusals)> {
-        self.files.iter().map(|placed| {
+        self.files.iter().enumerate().map(|(number, placed)| {
             let range = placed.start..placed.start.saturating_add(placed.window.len());
             let refusals = Refusals {
                 window: Arc::clone(&placed.window),
@@ -120,13 +117,20 @@ impl Files {
                 ending: Arc::clone(ending),
                 writes: 0,
             };
-            let (window, mode, start) = (Arc::clone(&placed.window), placed.mode, placed.start);
+            let (window, region) = (Arc::clone(&placed.window), Arc::clone(&placed.region));
+            let (start, mode, on_change) = (placed.start, placed.mode, placed.on_change);
+            let watches = Arc::clone(&self.watches);
             // Not kept by a device, of whose end this knows nothing.
             let (slots, ending) = (Arc::downgrade(slots), Arc::clone(ending));
             let sought = move || {
                 let Some(slots) = slots.upgrade() else { return };
-                if let Err(error) = memory::attach_window(&slots, start, &window, mode) {
-                    ending.report(End::Failure(error));
+                let found = memory::attach_window(&slots, start, &window, mode).and_then(|()| {
+                    let watch = watch(region, on_change, &ending);
+                    watch.map_err(|source| MachineError::Pmem { number, source })
+                });
+                match found {
+                    Ok(watch) => lock(&watches).extend(watch),
+                    Err(error) => ending.report(End::Failure(error)),
                 }
             };
             (Pmem::new(range.clone(), sought), range, refusals)
@@ -135,8 +139,8 @@ impl Files {
 
     /// Ends the watches, in a thread: the host's kernel takes its time to forget them, as it does
     /// for a virtual machine.
-    pub(super) fn stop_watching(&mut self) -> Option<JoinHandle<()>> {
-        let watches = std::mem::take(&mut self.watches);
+    pub(super) fn stop_watching(&self) -> Option<JoinHandle<()>> {
+        let watches = std::mem::take(&mut *lock(&self.watches));
         if watches.is_empty() {
             return None;
         }
@@ -163,7 +167,7 @@ fn open(
     }
     let cannot = |what| {
         let path = pmem.path.clone();
-        move |source| fail(memshare::ShareError::Host { what, path, source })
+        move |source| fail(ShareError::Host { what, path, source })
     };
     let file = File::open(&pmem.path).map_err(cannot("open"))?;
     let found = file.metadata().map_err(cannot("look at"))?;
@@ -200,6 +204,22 @@ fn range(from: u64, len: u64, limit: u64) -> Option<Range<u64>> {
     let start = from.checked_next_multiple_of(align)?;
     let end = start.checked_add(len)?;
     (end <= limit).then_some(start..end)
+}
+
+/// Watches a file that can change, if somebody wants to hear of that.
+fn watch(
+    region: Arc<SharedRegion>,
+    policy: OnChange,
+    ending: &Arc<Ending>,
+) -> Result<Option<Watch>, ShareError> {
+    if policy == OnChange::Ignore || region.identity().digest.is_some() {
+        return Ok(None);
+    }
+    Watch::new(vec![region], on_change(policy, ending)).map(Some)
+}
+
+fn lock(watches: &Mutex<Vec<Watch>>) -> MutexGuard<'_, Vec<Watch>> {
+    watches.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is done when a file changes.

@@ -87,7 +87,7 @@ fn execute(
     deadline: Option<Instant>,
     given: &Given,
 ) -> (End, Vec<OriginUse>) {
-    let Machine { vcpus, board, output, ending, mut files, slots, ram } = machine;
+    let Machine { vcpus, board, output, ending, files, slots, ram } = machine;
     let windows: Vec<_> = files.windows().chain(board.windows()).cloned().collect();
     let watch = Watch::new(&ram, windows.iter(), &ending).map_err(|source| {
         let what = "a signal handler";

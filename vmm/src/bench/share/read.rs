@@ -13,8 +13,8 @@ use crate::bench::scratch::Scratch;
 
 /// What a run may take.
 const LIMIT: Duration = Duration::from_secs(120);
-/// Guest memory in MiB.
-const MEMORY_MIB: u32 = 512;
+/// Guest memory in MiB beyond as much as the file, of which the guest reads as much.
+const MEMORY_MIB: u32 = 64;
 /// Bytes of a request to the block device, as Linux makes them of a file that is read ahead.
 const REQUEST: u32 = 128 << 10;
 /// How many are in flight.
@@ -42,7 +42,9 @@ pub(super) fn measure(
     let (path, kernel_path) = (file.path(), kernel.path());
     let machine = Machine {
         cmdline: "bench.pmem; exit 0",
-        memory_mib: MEMORY_MIB,
+        memory_mib: u32::try_from(options.size >> 20)
+            .unwrap_or(u32::MAX)
+            .saturating_add(MEMORY_MIB),
         ..Machine::with_kernel(Path::new(BUILTIN))
     };
     let cohort = contenders.cohort("cohort", &machine).arg("--pmem").arg(listed(&path));
