@@ -19,7 +19,7 @@ pub use ram::{
     GuestMemory, GuestRam, MemoryHandle, PAGE_SIZE, Placed, Placement, RamError, RamRegion,
 };
 pub use share::{
-    Access, Change, Changed, Claim, Domain, FileIdentity, MAPPINGS_MAX, Mapped, MappingRecord,
-    RecordError, ShareError, SharedRegion, Watch, Window, WindowRange, from_sealed, private_copy,
-    sealed_copy, verify,
+    Access, Change, Changed, Claim, Domain, FileIdentity, Gathering, MAPPINGS_MAX, Mapped,
+    MappingRecord, RecordError, ShareError, SharedRegion, Watch, Window, WindowRange, from_sealed,
+    private_copy, sealed_copy, verify,
 };

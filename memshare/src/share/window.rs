@@ -325,7 +325,7 @@ impl Window {
     }
 
     /// A range of the window as the address and bytes of a system call.
-    fn place(&self, offset: u64, len: u64) -> io::Result<(*mut u8, usize)> {
+    pub(super) fn place(&self, offset: u64, len: u64) -> io::Result<(*mut u8, usize)> {
         assert!(offset.checked_add(len).is_some_and(|end| end <= self.len), "outside the window");
         let number = |value: u64| usize::try_from(value).map_err(io::Error::other);
         Ok((self.host.wrapping_add(number(offset)?), number(len)?))

@@ -14,8 +14,8 @@ use std::thread::{self, JoinHandle};
 
 use devices::virtio::pmem::Pmem;
 use memshare::{
-    Access, Changed, Domain, GuestRam, Mapped, PAGE_SIZE, ShareError, SharedRegion, Watch, Window,
-    from_sealed, private_copy, sealed_copy,
+    Access, Changed, Domain, Gathering, GuestRam, Mapped, PAGE_SIZE, ShareError, SharedRegion,
+    Watch, Window, from_sealed, private_copy, sealed_copy,
 };
 use vm_memory::GuestAddress;
 
@@ -27,6 +27,8 @@ use crate::spec::{OnChange, PmemMode, PmemSpec, VmSpec};
 /// Device memory starts and ends at multiples of this, so that a host and a guest that map it by
 /// large pages can; Linux takes no smaller piece of persistent memory.
 const GRANULE: u64 = 2 << 20;
+/// Files of at least this size are put into large pages: others are touched soon enough.
+const GATHERED: u64 = 32 << 20;
 /// Files of at least this size start at a multiple of it, for pages of 1 GiB.
 const HUGE: u64 = 1 << 30;
 
@@ -36,6 +38,8 @@ pub(super) struct Files {
     files: Vec<Placed>,
     /// Dropped before the files that they watch.
     watches: Arc<Mutex<Vec<Watch>>>,
+    /// Dropped before the files' windows are emptied.
+    gatherings: Arc<Mutex<Vec<Gathering>>>,
 }
 
 /// One of them.
@@ -100,7 +104,7 @@ impl Files {
     /// The device that tells the guest of each, its addresses, and what answers for accesses that
     /// the hypervisor does not carry out.
     ///
-    /// A file gets its memory slot, and is watched, when a driver first asks where it is: some
+    /// A file gets its memory slot, is watched, and put into large pages when a driver first asks where it is: some
     /// hypervisors (those with shadow page tables) take milliseconds for a large slot, and the host
     /// for the end of a watch, for which a guest without a driver need not wait.
     pub(super) fn devices(
@@ -119,7 +123,7 @@ impl Files {
             };
             let (window, region) = (Arc::clone(&placed.window), Arc::clone(&placed.region));
             let (start, mode, on_change) = (placed.start, placed.mode, placed.on_change);
-            let watches = Arc::clone(&self.watches);
+            let (watches, gatherings) = (Arc::clone(&self.watches), Arc::clone(&self.gatherings));
             // Not kept by a device, of whose end this knows nothing.
             let (slots, ending) = (Arc::downgrade(slots), Arc::clone(ending));
             let sought = move || {
@@ -132,14 +136,20 @@ impl Files {
                     Ok(watch) => lock(&watches).extend(watch),
                     Err(error) => ending.report(End::Failure(error)),
                 }
+                let gathering = (window.len() >= GATHERED).then(|| Gathering::start(&window));
+                match gathering.transpose() {
+                    Ok(gathering) => lock(&gatherings).extend(gathering),
+                    Err(error) => tracing::debug!(%error, "no large pages are made"),
+                }
             };
             (Pmem::new(range.clone(), sought), range, refusals)
         })
     }
 
-    /// Ends the watches, in a thread: the host's kernel takes its time to forget them, as it does
+    /// Ends the watches, and what makes large pages, in a thread: the host's kernel takes its time to forget them, as it does
     /// for a virtual machine.
     pub(super) fn stop_watching(&self) -> Option<JoinHandle<()>> {
+        lock(&self.gatherings).clear();
         let watches = std::mem::take(&mut *lock(&self.watches));
         if watches.is_empty() {
             return None;
@@ -218,8 +228,8 @@ fn watch(
     Watch::new(vec![region], on_change(policy, ending)).map(Some)
 }
 
-fn lock(watches: &Mutex<Vec<Watch>>) -> MutexGuard<'_, Vec<Watch>> {
-    watches.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(list: &Mutex<Vec<T>>) -> MutexGuard<'_, Vec<T>> {
+    list.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What is done when a file changes.
