@@ -4,6 +4,7 @@
 
 #![no_std]
 #![no_main]
+#![expect(unsafe_code, reason = "system calls, without a library")]
 
 use core::arch::{asm, global_asm};
 use core::panic::PanicInfo;

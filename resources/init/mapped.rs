@@ -3,6 +3,7 @@
 
 #![no_std]
 #![no_main]
+#![expect(unsafe_code, reason = "system calls, without a library")]
 
 mod system;
 

@@ -1,6 +1,8 @@
 //! What freestanding programs of a Linux guest begin with: no C library, system calls alone. A
 //! program has a function `run`, which is given its arguments and the environment.
 
+#![expect(unsafe_code, reason = "system calls, without a library")]
+
 use core::arch::{asm, global_asm};
 use core::panic::PanicInfo;
 

@@ -193,7 +193,7 @@ fn mistakes_of_a_lab_are_told_by_run_and_validate_alike() {
                  help: write \"64M\" for MiB, or use B, K, G or T\n\
                  {file}:6:1: vm.a.share: unknown key\n  \
                  help: known here: count, kernel, initrd, cmdline, script, memory, cpus, \
-                 cpu-mask, disks, pmem, timeout, expect\n\
+                 cpu-mask, disks, pmem, shares, timeout, expect\n\
                  error: {file} has 2 mistakes\n"
             )
         );

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! The high priority queue and every request queue have a thread of their own, which only takes
-//! requests and returns them: all of them are carried out by the threads of one [`pool`], so that
+//! requests and returns them: all of them are carried out by the threads of one `pool`, so that
 //! one that is slow does not keep others waiting. What does not take time, such as FORGET, is done
-//! at once. The window for direct access ([`dax`]) is region 0 of the device's shared memory.
+//! at once. The window for direct access (`dax`) is region 0 of the device's shared memory.
 
 mod config;
 mod dax;

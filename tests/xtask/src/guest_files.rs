@@ -239,7 +239,13 @@ fn program(cache: &Cache, source: &Path) -> Result<PathBuf> {
         let compiler = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
         tool::quiet(
             tool::tool(&compiler)
-                .args(["--edition=2024", "-Dwarnings", "-Cpanic=abort", "-Copt-level=s"])
+                .args([
+                    "--edition=2024",
+                    "-Dwarnings",
+                    "-Wunsafe-code",
+                    "-Cpanic=abort",
+                    "-Copt-level=s",
+                ])
                 .args(["-Crelocation-model=static", "-Cstrip=symbols", "-Clink-arg=-static"])
                 .args(["-Clink-arg=-nostartfiles", "-Clink-arg=-nostdlib", "-Clink-arg=-no-pie"])
                 .arg("-o")

@@ -40,7 +40,7 @@ pub enum DaxSpec {
     /// of one.
     #[default]
     Auto,
-    /// This many bytes, a multiple of [`DAX_GRANULE`].
+    /// This many bytes, a multiple of 2 MiB.
     Size(u64),
     /// None: what the guest reads is copied to its memory.
     Off,

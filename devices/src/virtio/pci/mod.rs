@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A region of shared memory (2.10) is a second window, of memory that virtual CPUs reach without a
-//! stop: [memory].
+//! stop: `memory`.
 //!
 //! Configuration space names these parts in vendor capabilities, one of which (4.1.4.9) gives
 //! access to the window for those who cannot reach it otherwise.
