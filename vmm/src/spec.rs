@@ -11,12 +11,14 @@ use storage::Format;
 
 mod disk_option;
 mod open;
+mod option_error;
 mod pmem_option;
 mod share;
 pub(crate) mod share_option;
 
 pub use disk_option::DiskOptionError;
 pub(crate) use disk_option::{engine, format, serial, split_commas, vhost_user_kind};
+pub(crate) use option_error::OptionError;
 pub use pmem_option::PmemOptionError;
 pub(crate) use pmem_option::{mode as pmem_mode, on_change as pmem_on_change};
 pub(crate) use share::{DAX_GRANULE, tag_of as share_tag_of};

@@ -214,19 +214,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         std::fs::write(&path, [1; 8192]).unwrap();
-        let record = |path: &Path, digest: Option<&str>| MappingRecord {
-            guest: 1 << 32,
-            len: 8192,
-            file: FileIdentity {
-                digest: digest.map(str::to_owned),
-                ..FileIdentity::of(&File::open(path).unwrap()).unwrap()
-            },
-            path: path.to_path_buf(),
-            offset: 0,
-            access: Access::Read,
-            since: SystemTime::UNIX_EPOCH,
-            by: "pmem".into(),
-        };
+        let record = |path: &Path, digest| of(path, 1 << 32, digest);
         let text = serde_json::to_string(&[record(&path, None)]).unwrap();
         let saved: Vec<MappingRecord> = serde_json::from_str(&text).unwrap();
         let by_digest = [record(&path, Some("aa"))];

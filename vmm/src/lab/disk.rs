@@ -5,8 +5,7 @@ use storage::Format;
 use super::fields::{Field, Fields};
 use super::files;
 use super::guest::Reader;
-use super::mistake::Collector;
-use crate::spec::{self, DiskOptionError, DiskSource, DiskSpec, VhostUserKind};
+use crate::spec::{self, DiskSource, DiskSpec, VhostUserKind};
 use crate::units::{parse_disk_size, parse_size};
 
 const KEYS: &[&str] = &[
@@ -41,12 +40,12 @@ pub(super) fn read(
     let fields = Fields::of(field.node, &field.path, KEYS, reader.mistakes)?;
     let format = fields.get("format").and_then(|field| {
         let text = field.text(reader.mistakes)?;
-        taken(&field, spec::format(text), reader.mistakes)
+        field.taken(spec::format(text), reader.mistakes)
     });
     let source = read_source(field, &fields, number, format, reader);
     let serial = fields.get("serial").and_then(|field| {
         let text = reader.text(&field)?;
-        taken(&field, spec::serial(&text), reader.mistakes)
+        field.taken(spec::serial(&text), reader.mistakes)
     });
     let mistakes = &mut *reader.mistakes;
     let allow_mismatch = fields.get("allow-mismatch").and_then(|field| field.boolean(mistakes));
@@ -60,7 +59,7 @@ pub(super) fn read(
         .and_then(|queues| u16::try_from(queues).ok());
     let engine = fields.get("engine").and_then(|field| {
         let text = field.text(mistakes)?;
-        taken(&field, spec::engine(text), mistakes)
+        field.taken(spec::engine(text), mistakes)
     });
     Some(DiskSpec {
         format,
@@ -166,25 +165,6 @@ fn read_vhost_user(
         return None;
     };
     let text = kind.text(reader.mistakes)?;
-    let kind = taken(&kind, spec::vhost_user_kind(text), reader.mistakes)?;
+    let kind = kind.taken(spec::vhost_user_kind(text), reader.mistakes)?;
     Some(DiskSource::VhostUser { socket, kind })
-}
-
-/// The value of an option, its mistake reported in the words of a lab file.
-pub(super) fn taken<T>(
-    field: &Field<'_>,
-    value: Result<T, DiskOptionError>,
-    mistakes: &mut Collector<'_>,
-) -> Option<T> {
-    match value {
-        Ok(value) => Some(value),
-        Err(DiskOptionError::Value { value, expected, .. }) => {
-            field.wrong(mistakes, format!("{value:?} cannot be used"), expected);
-            None
-        }
-        Err(error) => {
-            field.wrong(mistakes, error.to_string(), "");
-            None
-        }
-    }
 }

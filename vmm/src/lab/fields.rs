@@ -2,6 +2,7 @@
 
 use super::mistake::Collector;
 use super::tree::{Entry, Node, Origin, Value};
+use crate::spec::OptionError;
 
 /// A table being read.
 pub(super) struct Fields<'n> {
@@ -114,6 +115,24 @@ impl<'n> Field<'n> {
                 None
             }
         }
+    }
+
+    /// The value of an option of the command line, its mistake reported in the words of a lab file.
+    pub(super) fn taken<T>(
+        &self,
+        value: Result<T, impl OptionError>,
+        mistakes: &mut Collector<'_>,
+    ) -> Option<T> {
+        match value {
+            Ok(value) => return Some(value),
+            Err(error) => match error.value() {
+                Some((value, expected)) => {
+                    self.wrong(mistakes, format!("{value:?} cannot be used"), expected);
+                }
+                None => self.wrong(mistakes, error.to_string(), ""),
+            },
+        }
+        None
     }
 
     /// The value as an integer from `min` to `max`.

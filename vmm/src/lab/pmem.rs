@@ -3,9 +3,8 @@
 use super::fields::{Field, Fields};
 use super::files;
 use super::guest::Reader;
-use super::mistake::Collector;
 use super::tree::Value;
-use crate::spec::{self, PmemOptionError, PmemSpec};
+use crate::spec::{self, PmemSpec};
 
 const KEYS: &[&str] = &["path", "mode", "seal", "on-change"];
 
@@ -26,12 +25,12 @@ pub(super) fn read(field: &Field<'_>, reader: &mut Reader<'_, '_>) -> Option<Pme
     let mistakes = &mut *reader.mistakes;
     let mode = fields.get("mode").and_then(|field| {
         let text = field.text(mistakes)?;
-        taken(&field, spec::pmem_mode(text), mistakes)
+        field.taken(spec::pmem_mode(text), mistakes)
     });
     let seal = fields.get("seal").and_then(|field| field.boolean(mistakes));
     let on_change = fields.get("on-change").and_then(|field| {
         let text = field.text(mistakes)?;
-        taken(&field, spec::pmem_on_change(text), mistakes)
+        field.taken(spec::pmem_on_change(text), mistakes)
     });
     Some(PmemSpec {
         mode: mode.unwrap_or_default(),
@@ -44,23 +43,4 @@ pub(super) fn read(field: &Field<'_>, reader: &mut Reader<'_, '_>) -> Option<Pme
 fn read_file(field: &Field<'_>, reader: &mut Reader<'_, '_>) -> Option<PmemSpec> {
     let path = reader.path(field)?;
     files::check_content(&path, field, reader.mistakes).then(|| PmemSpec::new(path))
-}
-
-/// The value of an option, its mistake reported in the words of a lab file.
-fn taken<T>(
-    field: &Field<'_>,
-    value: Result<T, PmemOptionError>,
-    mistakes: &mut Collector<'_>,
-) -> Option<T> {
-    match value {
-        Ok(value) => Some(value),
-        Err(PmemOptionError::Value { value, expected, .. }) => {
-            field.wrong(mistakes, format!("{value:?} cannot be used"), expected);
-            None
-        }
-        Err(error) => {
-            field.wrong(mistakes, error.to_string(), "");
-            None
-        }
-    }
 }

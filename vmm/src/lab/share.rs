@@ -28,7 +28,7 @@ pub(super) fn read_all(field: &Field<'_>, reader: &mut Reader<'_, '_>) -> Vec<Sh
 fn read(field: &Field<'_>, reader: &mut Reader<'_, '_>) -> Option<ShareSpec> {
     if matches!(field.node.value, Value::Text(_)) {
         let text = reader.text(field)?;
-        let mut share: ShareSpec = taken(field, text.parse(), reader.mistakes)?;
+        let mut share: ShareSpec = field.taken(text.parse(), reader.mistakes)?;
         share.folder = reader.in_folder(&share.folder);
         return files::check_folder(&share.folder, field, reader.mistakes).then_some(share);
     }
@@ -37,10 +37,10 @@ fn read(field: &Field<'_>, reader: &mut Reader<'_, '_>) -> Option<ShareSpec> {
     let tag = match (fields.get("tag"), &folder) {
         (Some(field), _) => {
             let text = reader.text(&field);
-            text.and_then(|tag| taken(&field, share_option::check_tag(tag), reader.mistakes))
+            text.and_then(|tag| field.taken(share_option::check_tag(tag), reader.mistakes))
         }
         (None, Some(folder)) => {
-            taken(field, share_option::check_tag(share_tag_of(folder)), reader.mistakes)
+            field.taken(share_option::check_tag(share_tag_of(folder)), reader.mistakes)
         }
         (None, None) => None,
     };
@@ -85,24 +85,5 @@ fn option<T>(
 ) -> Option<T> {
     let field = fields.get(key)?;
     let text = field.text(mistakes)?;
-    taken(&field, read(text), mistakes)
-}
-
-/// The value of an option, its mistake reported in the words of a lab file.
-fn taken<T>(
-    field: &Field<'_>,
-    value: Result<T, ShareOptionError>,
-    mistakes: &mut Collector<'_>,
-) -> Option<T> {
-    match value {
-        Ok(value) => Some(value),
-        Err(ShareOptionError::Value { value, expected, .. }) => {
-            field.wrong(mistakes, format!("{value:?} cannot be used"), expected);
-            None
-        }
-        Err(error) => {
-            field.wrong(mistakes, error.to_string(), "");
-            None
-        }
-    }
+    field.taken(read(text), mistakes)
 }

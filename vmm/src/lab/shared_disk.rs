@@ -147,7 +147,7 @@ fn read_source(
             let path = dir.join(source.text(mistakes)?);
             let format = fields.get("format").and_then(|field| {
                 let text = field.text(mistakes)?;
-                super::disk::taken(&field, spec::format(text), mistakes)
+                field.taken(spec::format(text), mistakes)
             });
             let size = fields
                 .get("size")

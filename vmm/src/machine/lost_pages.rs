@@ -1,9 +1,9 @@
 //! Files that shrink while they are part of guest memory.
 //!
-//! Kernel, initrd and the files of virtio-pmem are mapped from the page cache. Whoever shortens such a file takes pages of
-//! it away: a virtual CPU that touches one gets `EFAULT` from KVM, a system call likewise, but a
-//! thread of this process that does (a device at its rings) gets `SIGBUS`, by default its death.
-//! While [`Watch`] lives, such a page is replaced by zeroes, so that the thread can go on to where
+//! Kernel, initrd and the files of virtio-pmem and of shares are mapped from the page cache. Whoever
+//! shortens such a file takes pages of it away: a virtual CPU that touches one gets `EFAULT` from
+//! KVM, a system call likewise, but a thread of this process that does (a device at its rings) gets
+//! `SIGBUS`, by default its death. While [`Watch`] lives, such a page is replaced by zeroes, so that the thread can go on to where
 //! it is stopped, and the guest ends with an error that says what happened.
 #![expect(unsafe_code, reason = "a signal handler that maps a page over one that is gone")]
 

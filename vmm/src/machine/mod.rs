@@ -9,6 +9,7 @@
 //! | `build` | puts the machine together |
 //! | `board`, `disk`, `pmem`, `share` | the devices and where they are |
 //! | `kvm`, `memory`, `irq` | the virtual machine, its memory slots, its interrupts |
+//! | `domain` | with whom pages of files are shared |
 //! | `windows` | memory of devices as part of guest memory |
 //! | `cpuid`, `features`, `regs` | what processors are and how they start |
 //! | `vcpu`, `kick`, `crash` | running them, stopping them, explaining their failures |
@@ -27,6 +28,7 @@ mod console;
 mod cpuid;
 mod crash;
 mod disk;
+mod domain;
 mod ending;
 mod error;
 mod events;

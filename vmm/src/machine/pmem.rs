@@ -20,6 +20,7 @@ use memshare::{
 use vm_memory::GuestAddress;
 
 use super::MachineError;
+use super::domain;
 use super::ending::{End, Ending};
 use super::memory::{self, Slots};
 use crate::spec::{OnChange, PmemMode, PmemSpec, VmSpec};
@@ -65,11 +66,7 @@ impl Files {
         if spec.pmem.is_empty() {
             return Ok(files);
         }
-        let domain = match &spec.share_domain {
-            Some(name) => Domain::named(name),
-            None => Domain::own()
-                .map_err(|source| MachineError::Host { what: "random numbers", source })?,
-        };
+        let domain = domain::of(spec)?;
         let limit = 1u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX);
         let mut next = from;
         for (number, pmem) in spec.pmem.iter().enumerate() {
@@ -104,9 +101,10 @@ impl Files {
     /// The device that tells the guest of each, its addresses, and what answers for accesses that
     /// the hypervisor does not carry out.
     ///
-    /// A file gets its memory slot, is watched, and put into large pages when a driver first asks where it is: some
-    /// hypervisors (those with shadow page tables) take milliseconds for a large slot, and the host
-    /// for the end of a watch, for which a guest without a driver need not wait.
+    /// A file gets its memory slot, is watched, and put into large pages when a driver first asks
+    /// where it is: some hypervisors (those with shadow page tables) take milliseconds for a large
+    /// slot, and the host for the end of a watch, for which a guest without a driver need not
+    /// wait.
     pub(super) fn devices(
         &self,
         slots: &Arc<Slots>,
@@ -146,9 +144,9 @@ impl Files {
         })
     }
 
-    /// Ends the watches, and what makes large pages, in a thread: the host's kernel takes its time to forget them, as it does
-    /// for a virtual machine.
-    pub(super) fn stop_watching(&self) -> Option<JoinHandle<()>> {
+    /// Ends what makes large pages, and in a thread the watches: the host's kernel takes its time to
+    /// forget these, as it does for a virtual machine.
+    pub(super) fn stop_threads(&self) -> Option<JoinHandle<()>> {
         lock(&self.gatherings).clear();
         let watches = std::mem::take(&mut *lock(&self.watches));
         if watches.is_empty() {

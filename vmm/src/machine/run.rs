@@ -110,7 +110,7 @@ fn execute(
         }
         Err(error) => ending.report(End::Failure(error)),
     }
-    let unwatched = files.stop_watching();
+    let unwatched = files.stop_threads();
     // Requests that devices took from the guest are finished before its memory goes.
     board.stop();
     output.finish();

@@ -11,6 +11,7 @@ use devices::virtio::fs::{Dax, Fs};
 use memshare::{Claim, Domain, Window};
 
 use super::MachineError;
+use super::domain;
 use super::windows::Windows;
 use crate::spec::{DAX_GRANULE, ShareCache, ShareIds, ShareSpec, ShareXattrs, VmSpec};
 
@@ -31,12 +32,7 @@ pub(super) fn open_all(spec: &VmSpec, windows: &Arc<Windows>) -> Result<Vec<Open
     if spec.shares.is_empty() {
         return Ok(Vec::new());
     }
-    let domain = match &spec.share_domain {
-        Some(name) => Domain::named(name),
-        None => {
-            Domain::own().map_err(|source| MachineError::Host { what: "random numbers", source })?
-        }
-    };
+    let domain = domain::of(spec)?;
     let shares = spec.shares.iter().enumerate();
     shares.map(|(number, share)| open(number, share, spec, domain, windows)).collect()
 }

@@ -5,7 +5,9 @@ use std::str::FromStr;
 
 use storage::Format;
 
-use super::{DISK_SERIAL_MAX, DiskSource, DiskSpec, EngineChoice, QUEUES_MAX, VhostUserKind};
+use super::{
+    DISK_SERIAL_MAX, DiskSource, DiskSpec, EngineChoice, OptionError, QUEUES_MAX, VhostUserKind,
+};
 use crate::units::{UnitError, parse_disk_size, parse_size};
 
 #[cfg(test)]
@@ -48,6 +50,15 @@ pub enum DiskOptionError {
     /// The size of a scratch disk cannot be used.
     #[error("scratch disk: {0} ({help})", help = .0.help())]
     Scratch(UnitError),
+}
+
+impl OptionError for DiskOptionError {
+    fn value(&self) -> Option<(&str, &str)> {
+        match self {
+            DiskOptionError::Value { value, expected, .. } => Some((value, expected)),
+            _ => None,
+        }
+    }
 }
 
 impl FromStr for DiskSpec {

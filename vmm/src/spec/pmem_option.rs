@@ -7,7 +7,7 @@ mod tests;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::{OnChange, PmemMode, PmemSpec, split_commas};
+use super::{OnChange, OptionError, PmemMode, PmemSpec, split_commas};
 
 /// A `--pmem` value that describes no file in guest memory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -30,6 +30,15 @@ pub enum PmemOptionError {
         /// What it takes.
         expected: &'static str,
     },
+}
+
+impl OptionError for PmemOptionError {
+    fn value(&self) -> Option<(&str, &str)> {
+        match self {
+            PmemOptionError::Value { value, expected, .. } => Some((value, expected)),
+            _ => None,
+        }
+    }
 }
 
 impl FromStr for PmemSpec {

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use devices::virtio::fs::{TAG_MAX, Tag};
 
 use super::share::{DAX_GRANULE, DaxSpec, ShareCache, ShareIds, ShareSpec, ShareXattrs, tag_of};
-use super::split_commas;
+use super::{OptionError, split_commas};
 use crate::units::parse_size;
 
 /// A `--share` value that describes no share.
@@ -40,6 +40,15 @@ pub enum ShareOptionError {
         /// What it takes.
         expected: &'static str,
     },
+}
+
+impl OptionError for ShareOptionError {
+    fn value(&self) -> Option<(&str, &str)> {
+        match self {
+            ShareOptionError::Value { value, expected, .. } => Some((value, expected)),
+            _ => None,
+        }
+    }
 }
 
 impl FromStr for ShareSpec {
